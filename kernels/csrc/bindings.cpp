@@ -2,15 +2,26 @@
 
 #include <nanobind/nanobind.h>
 
+#include "simd_level.h"
+
 namespace nb = nanobind;
 
-#ifdef HAVE_RERANK
+void bind_engine(nb::module_ &m);
+void bind_ops(nb::module_ &m);
 void bind_rerank(nb::module_ &m);
-#endif
 
 NB_MODULE(_native, m) {
     m.doc() = "Native kernels of adaptive_search.";
-#ifdef HAVE_RERANK
+    nb::register_exception_translator([](const std::exception_ptr &error, void *) {
+        try {
+            std::rethrow_exception(error);
+        } catch (const adaptive_search::LevelUnavailable &e) {
+            const nb::object type =
+                nb::module_::import_("adaptive_search.errors").attr("BackendUnavailable");
+            PyErr_SetString(type.ptr(), e.what());
+        }
+    });
+    bind_engine(m);
+    bind_ops(m);
     bind_rerank(m);
-#endif
 }

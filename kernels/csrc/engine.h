@@ -1,0 +1,93 @@
+// The encoder's forward pass over packed texts of any lengths.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "packed_linear.h"
+
+namespace adaptive_search {
+
+// Sizes of the model, under Mamba-2's names.
+struct EngineConfig {
+    std::size_t vocab_size, d_model, n_layers, d_inner, d_mlp, d_state, d_conv, headdim;
+    float norm_eps;
+    bool alternating;                      // odd blocks read right to left
+    std::vector<std::size_t> band_widths;  // coordinates of each band
+    std::vector<float> band_weights;       // length of each band
+
+    std::size_t nheads() const { return d_inner / headdim; }
+};
+
+// A float32 array of the checkpoint, row-major.
+struct Tensor {
+    const float *data;
+    std::vector<std::size_t> shape;
+};
+
+using Tensors = std::map<std::string, Tensor>;
+
+// One row a token: float32, or int8 times the row's scale.
+struct Embedding {
+    const float *values = nullptr;
+    const std::int8_t *codes = nullptr;
+    const float *scales = nullptr;
+};
+
+// Texts end to end: text i is ids[offsets[i]] up to ids[offsets[i + 1]].
+struct Batch {
+    const std::int32_t *ids;
+    const std::int64_t *offsets;
+    std::size_t texts;
+    const std::int32_t *heads;  // active heads of each layer
+    std::size_t bands;
+};
+
+struct Workspace;
+
+class Engine {
+  public:
+    // Packs the weights; keeps only the embedding's pointers, which must stay valid.
+    // Throws std::invalid_argument naming a tensor that is missing or has a wrong shape.
+    Engine(const EngineConfig &config, const Tensors &tensors, const Embedding &embedding);
+
+    // Writes (texts, sum of the first `bands` widths) to out. Texts run in parallel; the
+    // result of one depends neither on the others nor on the number of threads.
+    void encode(const Batch &batch, int threads, float *out) const;
+
+    const EngineConfig &config() const { return config_; }
+
+  private:
+    struct Block {
+        std::vector<float> mixer_norm, mlp_norm, gate_norm;
+        std::vector<float> conv_weight;  // (d_conv, d_inner + 2 d_state)
+        std::vector<float> conv_bias, dt_bias, A, D;
+        PackedLinear z, x, BCdt, out, gate, up, down;
+    };
+
+    Block pack_block(const Tensors &tensors, std::size_t layer) const;
+    void embed(const std::int32_t *ids, std::size_t rows, float *residual) const;
+    void mix(const Block &block, bool reversed, const std::vector<std::size_t> &lengths,
+             std::size_t heads, Workspace &work) const;
+    void mix_run(const Block &block, std::size_t first, std::size_t rows, bool fresh,
+                 std::size_t heads, Workspace &work) const;
+    void transform(const Block &block, std::size_t rows, std::size_t heads,
+                   Workspace &work) const;
+    void pool(const std::vector<std::size_t> &lengths, std::size_t bands, Workspace &work) const;
+    void project(std::size_t texts, std::size_t bands, Workspace &work, float *out) const;
+    void encode_unit(const Batch &batch, std::size_t first, std::size_t last, Workspace &work,
+                     float *out) const;
+
+    EngineConfig config_;
+    const Ops *ops_;
+    Embedding embedding_;
+    std::vector<Block> blocks_;
+    std::vector<float> final_norm_;
+    PackedLinear queries_;
+    std::vector<PackedLinear> heads_;
+};
+
+}  // namespace adaptive_search

@@ -1,0 +1,258 @@
+// Engine as Python sees it: everything that comes in is checked here.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cmath>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "dispatch.h"
+#include "engine.h"
+
+namespace nb = nanobind;
+
+namespace adaptive_search {
+namespace {
+
+template <class T>
+using Vector = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Contiguous = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
+
+constexpr long long kMaxSize = 1 << 24;  // of any one size; products fit in 64 bits
+constexpr int kMaxThreads = 1024;
+
+template <class T>
+T config_value(const nb::dict &config, const char *name) {
+    if (!config.contains(name)) {
+        throw std::invalid_argument(std::string("engine config: ") + name + " is missing");
+    }
+    T value{};
+    if (!nb::try_cast<T>(config[name], value)) {
+        throw std::invalid_argument(std::string("engine config: ") + name +
+                                    " has the wrong type");
+    }
+    return value;
+}
+
+std::size_t checked_size(long long value, const char *name) {
+    if (value < 1 || value > kMaxSize) {
+        throw std::invalid_argument(std::string("engine config: ") + name + "=" +
+                                    std::to_string(value) + " is out of range");
+    }
+    return static_cast<std::size_t>(value);
+}
+
+std::size_t config_size(const nb::dict &config, const char *name) {
+    return checked_size(config_value<long long>(config, name), name);
+}
+
+// Widths from the nesting dimensions, lengths from the energy of each prefix.
+void read_bands(const nb::dict &config, EngineConfig &result) {
+    const auto dims = config_value<std::vector<long long>>(config, "dims");
+    const auto energy = config_value<std::vector<double>>(config, "prefix_energy");
+    if (dims.empty() || dims.size() != energy.size()) {
+        throw std::invalid_argument("engine config: dims and prefix_energy must be as long");
+    }
+    long long last_dim = 0;
+    double last_energy = 0.0;
+    for (std::size_t i = 0; i < dims.size(); ++i) {
+        if (!(energy[i] > last_energy) || !(energy[i] <= 1.0 + 1e-6)) {
+            throw std::invalid_argument("engine config: prefix_energy must rise to 1");
+        }
+        checked_size(dims[i], "dims");
+        result.band_widths.push_back(checked_size(dims[i] - last_dim, "dims"));
+        result.band_weights.push_back(static_cast<float>(std::sqrt(energy[i] - last_energy)));
+        last_dim = dims[i];
+        last_energy = energy[i];
+    }
+}
+
+EngineConfig read_config(const nb::dict &config) {
+    EngineConfig c{};
+    c.vocab_size = config_size(config, "vocab_size");
+    c.d_model = config_size(config, "d_model");
+    c.n_layers = config_size(config, "n_layers");
+    c.d_inner = config_size(config, "expand") * c.d_model;
+    c.d_mlp = config_size(config, "mlp_expand") * c.d_model;
+    c.d_state = config_size(config, "d_state");
+    c.d_conv = config_size(config, "d_conv");
+    c.headdim = config_size(config, "headdim");
+    c.norm_eps = static_cast<float>(config_value<double>(config, "norm_eps"));
+    if (c.d_conv > kMaxConv) {
+        throw std::invalid_argument("engine config: d_conv must be at most " +
+                                    std::to_string(kMaxConv));
+    }
+    if (c.d_inner % c.headdim != 0) {
+        throw std::invalid_argument("engine config: headdim must divide expand * d_model");
+    }
+    if (!(c.norm_eps > 0.0f)) throw std::invalid_argument("engine config: norm_eps must be > 0");
+    const auto direction = config_value<std::string>(config, "direction");
+    if (direction != "causal" && direction != "alternating") {
+        throw std::invalid_argument("engine config: direction must be causal or alternating");
+    }
+    c.alternating = direction == "alternating";
+    read_bands(config, c);
+    return c;
+}
+
+template <class T>
+Contiguous<T> tensor_of(const nb::handle &value, const std::string &name, const char *type) {
+    Contiguous<T> array;
+    const bool fits = nb::try_cast<Contiguous<T>>(value, array, false);
+    if (!fits || reinterpret_cast<std::uintptr_t>(array.data()) % alignof(T) != 0) {
+        throw std::invalid_argument("tensor " + name + " must be a C-contiguous " + type +
+                                    " array");
+    }
+    return array;
+}
+
+template <class T>
+std::vector<std::size_t> shape_of(const Contiguous<T> &array) {
+    std::vector<std::size_t> shape;
+    for (std::size_t i = 0; i < array.ndim(); ++i) shape.push_back(array.shape(i));
+    return shape;
+}
+
+constexpr const char *kEmbedding = "embedding.weight";
+constexpr const char *kScales = "embedding.weight.scale";
+
+// The engine with the arrays that it reads in place.
+class PyEngine {
+  public:
+    PyEngine(const nb::dict &config, const nb::dict &tensors) {
+        const EngineConfig c = read_config(config);
+        const Embedding embedding = read_embedding(c, tensors);
+        Tensors weights;
+        std::vector<Contiguous<float>> arrays;
+        for (const auto &[key, value] : tensors) {
+            std::string name;
+            if (!nb::try_cast<std::string>(key, name)) {
+                throw std::invalid_argument("names of tensors must be text");
+            }
+            if (name == kEmbedding || name == kScales) continue;
+            arrays.push_back(tensor_of<float>(value, name, "float32"));
+            weights[name] = {arrays.back().data(), shape_of(arrays.back())};
+        }
+        engine_ = std::make_unique<Engine>(c, weights, embedding);
+    }
+
+    Matrix encode(const Vector<std::int32_t> &ids, const Vector<std::int64_t> &offsets,
+                  const Vector<std::int32_t> &heads, int bands, int threads) const {
+        check(ids, offsets, heads, bands, threads);
+        const std::size_t texts = offsets.shape(0) - 1;
+        std::size_t dim = 0;
+        for (int b = 0; b < bands; ++b) {
+            dim += engine_->config().band_widths[static_cast<std::size_t>(b)];
+        }
+        auto out = std::make_unique<float[]>(texts * dim);
+        {
+            const nb::gil_scoped_release release;
+            engine_->encode({ids.data(), offsets.data(), texts, heads.data(),
+                             static_cast<std::size_t>(bands)},
+                            threads, out.get());
+        }
+        float *data = out.release();
+        const nb::capsule owner(data, [](void *p) noexcept { delete[] static_cast<float *>(p); });
+        return Matrix(data, {texts, dim}, owner);
+    }
+
+  private:
+    Embedding read_embedding(const EngineConfig &c, const nb::dict &tensors) {
+        if (!tensors.contains(kEmbedding)) {
+            throw std::invalid_argument(std::string("tensor ") + kEmbedding + " is missing");
+        }
+        Embedding embedding;
+        std::vector<std::size_t> shape;
+        if (tensors.contains(kScales)) {
+            codes_ = tensor_of<std::int8_t>(tensors[kEmbedding], kEmbedding, "int8");
+            scales_ = tensor_of<float>(tensors[kScales], kScales, "float32");
+            if (shape_of(scales_) != std::vector<std::size_t>{c.vocab_size}) {
+                throw std::invalid_argument(std::string("tensor ") + kScales +
+                                            " must have one value for each of the " +
+                                            std::to_string(c.vocab_size) + " ids");
+            }
+            embedding.codes = codes_.data();
+            embedding.scales = scales_.data();
+            shape = shape_of(codes_);
+        } else {
+            values_ = tensor_of<float>(tensors[kEmbedding], kEmbedding, "float32");
+            embedding.values = values_.data();
+            shape = shape_of(values_);
+        }
+        if (shape != std::vector<std::size_t>{c.vocab_size, c.d_model}) {
+            throw std::invalid_argument(std::string("tensor ") + kEmbedding + " must be (" +
+                                        std::to_string(c.vocab_size) + ", " +
+                                        std::to_string(c.d_model) + ")");
+        }
+        return embedding;
+    }
+
+    void check(const Vector<std::int32_t> &ids, const Vector<std::int64_t> &offsets,
+               const Vector<std::int32_t> &heads, int bands, int threads) const {
+        const EngineConfig &c = engine_->config();
+        if (offsets.shape(0) < 1 || offsets(0) != 0 ||
+            offsets(offsets.shape(0) - 1) != static_cast<std::int64_t>(ids.shape(0))) {
+            throw std::invalid_argument("offsets must go from 0 to the number of ids");
+        }
+        for (std::size_t i = 1; i < offsets.shape(0); ++i) {
+            if (offsets(i) <= offsets(i - 1)) {
+                throw std::invalid_argument("offsets must rise: text " + std::to_string(i - 1) +
+                                            " has no ids");
+            }
+        }
+        for (std::size_t i = 0; i < ids.shape(0); ++i) {
+            if (ids(i) < 0 || static_cast<std::size_t>(ids(i)) >= c.vocab_size) {
+                throw std::invalid_argument("id " + std::to_string(ids(i)) +
+                                            " is not in 0.." + std::to_string(c.vocab_size - 1));
+            }
+        }
+        check_widths(heads, bands);
+        if (threads < 1 || threads > kMaxThreads) {
+            throw std::invalid_argument("threads=" + std::to_string(threads) +
+                                        " must be in 1.." + std::to_string(kMaxThreads));
+        }
+    }
+
+    void check_widths(const Vector<std::int32_t> &heads, int bands) const {
+        const EngineConfig &c = engine_->config();
+        if (heads.shape(0) != c.n_layers) {
+            throw std::invalid_argument("heads must have one value for each of the " +
+                                        std::to_string(c.n_layers) + " layers");
+        }
+        for (std::size_t i = 0; i < heads.shape(0); ++i) {
+            const auto active = static_cast<std::size_t>(heads(i));
+            if (heads(i) < 1 || active > c.nheads() || c.d_mlp * active % c.nheads() != 0) {
+                throw std::invalid_argument("heads=" + std::to_string(heads(i)) +
+                                            " is not a width of a model with " +
+                                            std::to_string(c.nheads()) + " heads");
+            }
+        }
+        if (bands < 1 || static_cast<std::size_t>(bands) > c.band_widths.size()) {
+            throw std::invalid_argument("bands=" + std::to_string(bands) + " must be in 1.." +
+                                        std::to_string(c.band_widths.size()));
+        }
+    }
+
+    Contiguous<float> values_, scales_;
+    Contiguous<std::int8_t> codes_;
+    std::unique_ptr<Engine> engine_;
+};
+
+}  // namespace
+}  // namespace adaptive_search
+
+void bind_engine(nb::module_ &m) {
+    using adaptive_search::PyEngine;
+    nb::class_<PyEngine>(m, "Engine", "The encoder's forward pass over packed texts.")
+        .def(nb::init<nb::dict, nb::dict>(), nb::arg("config"), nb::arg("tensors"))
+        .def("encode", &PyEngine::encode, nb::arg("ids").noconvert(),
+             nb::arg("offsets").noconvert(), nb::arg("heads").noconvert(), nb::arg("bands"),
+             nb::arg("threads"));
+}

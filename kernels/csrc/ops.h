@@ -1,0 +1,96 @@
+// The operations of the encoder, one table of functions for each instruction level.
+//
+// All arrays are float32. Matrices are row-major with a row stride in elements
+// (ld...), which may be negative where a text is read right to left. A row's
+// result never depends on the other rows of the call, nor on how many there are.
+#pragma once
+
+#include <cstddef>
+
+namespace adaptive_search {
+
+// Positions that the state-space scan handles as one matrix product.
+constexpr std::size_t kChunk = 32;
+constexpr std::size_t kMaxConv = 16;
+
+// One run of the Mamba-2 recurrence over consecutive positions of one text.
+struct Scan {
+    std::size_t rows, heads, headdim, d_state;
+    const float *x;  // (rows, heads * headdim)
+    std::ptrdiff_t ldx;
+    const float *dt;  // (rows, heads), after softplus
+    std::ptrdiff_t lddt;
+    const float *B, *C;  // (rows, d_state) each
+    std::ptrdiff_t ldbc;
+    const float *A, *D;  // (heads,); A < 0
+    float *state;        // (heads, d_state, headdim rounded up to Ops::panel), in and out
+    float *y;            // (rows, heads * headdim); may be x
+    std::ptrdiff_t ldy;
+    float *scratch;  // scan_scratch() floats
+};
+
+// The softmax over a text's tokens as far as it has been read.
+struct Pool {
+    std::size_t bands, d_model;
+    float *peak;    // (bands,), starts at -infinity
+    float *total;   // (bands,), starts at 0
+    float *pooled;  // (bands, d_model), starts at 0; the sum before division by total
+};
+
+struct Ops {
+    // Outputs that one packed panel of weights computes at a time.
+    std::size_t panel;
+
+    // out (m, n) = or += a (m, k) times the first k columns of the first n packed
+    // rows. Panels hold (k_full, panel) floats each, panel_size apart.
+    void (*linear_f32)(const float *a, std::ptrdiff_t lda, std::size_t m, const float *panels,
+                       std::size_t panel_size, std::size_t k, std::size_t n, float *out,
+                       std::ptrdiff_t ldo, bool accumulate);
+
+    // out[t, c] = silu(bias[c] + sum_j weight[j, c] * x[t - d_conv + 1 + j, c]); rows
+    // before the first come from history (d_conv - 1, channels). out may be x.
+    void (*causal_conv1d_silu_f32)(const float *x, std::ptrdiff_t ldx, std::size_t rows,
+                                   std::size_t channels, const float *weight,
+                                   std::ptrdiff_t ldw, const float *bias, std::size_t d_conv,
+                                   const float *history, std::ptrdiff_t ldh, float *out,
+                                   std::ptrdiff_t ldo);
+
+    // x = log(1 + exp(x + bias)), in place.
+    void (*softplus_f32)(float *x, std::ptrdiff_t ldx, std::size_t rows, std::size_t n,
+                         const float *bias);
+
+    void (*ssd_scan_f32)(const Scan &scan);
+
+    // out = x / sqrt(mean(x^2) + eps) * weight.
+    void (*rms_norm_f32)(const float *x, std::ptrdiff_t ldx, std::size_t rows, std::size_t n,
+                         const float *weight, float eps, float *out, std::ptrdiff_t ldo);
+
+    // y = rms_norm(y * silu(z)), in place.
+    void (*gated_rms_norm_f32)(float *y, std::ptrdiff_t ldy, const float *z, std::ptrdiff_t ldz,
+                               std::size_t rows, std::size_t n, const float *weight, float eps);
+
+    // gate = silu(gate) * up, in place.
+    void (*swiglu_f32)(float *gate, std::ptrdiff_t ldg, const float *up, std::ptrdiff_t ldu,
+                       std::size_t rows, std::size_t n);
+
+    // Adds rows of h (rows, d_model) under logits (rows, bands), which it overwrites.
+    void (*softmax_pool_f32)(const float *h, std::ptrdiff_t ldh, std::size_t rows, float *logits,
+                             std::ptrdiff_t ldl, const Pool &pool);
+};
+
+const Ops &ops_reference();
+const Ops &ops_avx2();
+const Ops &ops_avx512();
+const Ops &ops_neon();
+
+constexpr std::size_t round_up(std::size_t n, std::size_t unit) {
+    return (n + unit - 1) / unit * unit;
+}
+
+// Floats that a scan needs beside its state: B transposed, C B^T, its decayed form of one
+// head, and the inputs of one head under two weights.
+constexpr std::size_t scan_scratch(std::size_t d_state, std::size_t padded_headdim) {
+    return kChunk * (d_state + 2 * kChunk + 2 * padded_headdim);
+}
+
+}  // namespace adaptive_search
