@@ -1,0 +1,281 @@
+// The best rows for each query: among given candidates, or among all rows.
+#include "rerank.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/vector.h>
+
+#include "simd_level.h"
+
+namespace nb = nanobind;
+
+namespace adaptive_search {
+namespace {
+
+constexpr float kNoScore = -std::numeric_limits<float>::infinity();
+constexpr std::int64_t kNoRow = -1;
+
+// How far the gather runs ahead. Eight rows of 3 KB keep the memory pipeline full; more of them
+// push each other out of the first-level cache.
+constexpr std::int64_t kPrefetchRows = 8;
+
+// A scan takes this many rows (1,536 float16: 48 KB) through a group of queries at a time, so that
+// rows come from memory once a group and the queries of the group stay in the second-level cache.
+constexpr std::int64_t kScanRows = 16;
+constexpr std::int64_t kScanQueries = 16;
+
+struct Hit {
+    float score;
+    std::int64_t row;
+};
+
+// A total order, so that the best k do not depend on how the work is divided.
+bool is_better(const Hit& a, const Hit& b) {
+    return a.score > b.score || (a.score == b.score && a.row < b.row);
+}
+
+// Keeps the k best hits; the worst of them is at the front of the heap.
+class Best {
+   public:
+    explicit Best(std::int64_t k) : k_(static_cast<std::size_t>(k)) {}
+
+    void add(Hit hit) {
+        if (heap_.size() < k_) {
+            heap_.push_back(hit);
+            std::push_heap(heap_.begin(), heap_.end(), is_better);
+        } else if (is_better(hit, heap_.front())) {
+            std::pop_heap(heap_.begin(), heap_.end(), is_better);
+            heap_.back() = hit;
+            std::push_heap(heap_.begin(), heap_.end(), is_better);
+        }
+    }
+
+    void add_all(const Best& other) {
+        for (const Hit& hit : other.heap_) add(hit);
+    }
+
+    // Writes the hits from the best on, then padding up to k.
+    void write(float* scores, std::int64_t* rows) {
+        std::sort_heap(heap_.begin(), heap_.end(), is_better);
+        for (std::size_t i = 0; i < k_; ++i) {
+            scores[i] = i < heap_.size() ? heap_[i].score : kNoScore;
+            rows[i] = i < heap_.size() ? heap_[i].row : kNoRow;
+        }
+    }
+
+   private:
+    std::size_t k_;
+    std::vector<Hit> heap_;
+};
+
+DotF16 dot_of_level(Level level) {
+    switch (level) {
+#if defined(__x86_64__)
+        case Level::avx512: return dot_f16_avx512;
+        case Level::avx2: return dot_f16_avx2;
+#elif defined(__aarch64__)
+        case Level::neon: return dot_f16_neon;
+#endif
+        default: return dot_f16_reference;
+    }
+}
+
+// The rows of one segment and how to score them.
+struct Rows {
+    std::vector<Band> bands;
+    std::int64_t count;
+    std::int64_t dim;
+    const bool* mask;      // rows that may be returned; all of them if null
+    const float* lengths;  // lengths of the rows, to divide by; all 1 if null
+    DotF16 dot;
+
+    bool allows(std::int64_t row) const { return mask == nullptr || mask[row]; }
+
+    Hit score(std::int64_t row, const float* query) const {
+        float value = dot(bands.data(), static_cast<int>(bands.size()), row, query);
+        if (lengths != nullptr) value /= lengths[row];
+        // A total order needs comparable scores: what is no number ranks behind everything.
+        return {std::isnan(value) ? kNoScore : value, row};
+    }
+
+    void prefetch(std::int64_t row) const {
+        for (const Band& band : bands) {
+            const char* begin = reinterpret_cast<const char*>(band.data + row * band.width);
+            const std::int64_t bytes = band.width * 2;
+            for (std::int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(begin + at);
+        }
+    }
+};
+
+struct Queries {
+    const float* data;
+    std::int64_t count;
+    std::int64_t dim;
+
+    const float* at(std::int64_t i) const { return data + i * dim; }
+};
+
+// Runs task(0) to task(count - 1) on up to `threads` threads; the caller's is one of them.
+// Plain threads, not OpenMP: a second OpenMP runtime in the process (FAISS, PyTorch) and a fork
+// after its first use are known to hang.
+template <typename Task>
+void run_tasks(std::int64_t count, std::int64_t threads, const Task& task) {
+    std::atomic<std::int64_t> next{0};
+    const auto work = [&] {
+        for (std::int64_t i = next++; i < count; i = next++) task(i);
+    };
+    std::vector<std::thread> others;
+    for (std::int64_t i = 1; i < std::min(count, threads); ++i) others.emplace_back(work);
+    work();
+    for (std::thread& thread : others) thread.join();
+}
+
+void best_candidates(const Rows& rows, const float* query, const std::int64_t* candidates,
+                     std::int64_t count, Best& best) {
+    for (std::int64_t i = 0; i < std::min(count, kPrefetchRows); ++i) {
+        if (candidates[i] >= 0) rows.prefetch(candidates[i]);
+    }
+    for (std::int64_t i = 0; i < count; ++i) {
+        const std::int64_t ahead = i + kPrefetchRows;
+        if (ahead < count && candidates[ahead] >= 0) rows.prefetch(candidates[ahead]);
+        const std::int64_t row = candidates[i];
+        if (row >= 0 && rows.allows(row)) best.add(rows.score(row, query));
+    }
+}
+
+// Scores the rows from begin to end for a group of queries.
+void scan_range(const Rows& rows, const Queries& queries, std::int64_t first_query,
+                std::int64_t begin, std::int64_t end, std::vector<Best>& best) {
+    for (std::int64_t block = begin; block < end; block += kScanRows) {
+        const std::int64_t block_end = std::min(block + kScanRows, end);
+        for (std::size_t q = 0; q < best.size(); ++q) {
+            const float* query = queries.at(first_query + static_cast<std::int64_t>(q));
+            for (std::int64_t row = block; row < block_end; ++row) {
+                if (rows.allows(row)) best[q].add(rows.score(row, query));
+            }
+        }
+    }
+}
+
+// All rows against all queries; each task is a group of queries over a range of the rows.
+void scan(const Rows& rows, const Queries& queries, std::int64_t k, std::int64_t threads,
+          float* scores, std::int64_t* found) {
+    const std::int64_t groups = (queries.count + kScanQueries - 1) / kScanQueries;
+    const std::int64_t ranges = std::max<std::int64_t>(1, (threads + groups - 1) / groups);
+    std::vector<std::vector<Best>> parts(static_cast<std::size_t>(groups * ranges));
+    for (std::size_t task = 0; task < parts.size(); ++task) {
+        const std::int64_t first = static_cast<std::int64_t>(task) / ranges * kScanQueries;
+        const std::int64_t size = std::min(kScanQueries, queries.count - first);
+        parts[task].assign(static_cast<std::size_t>(size), Best(k));
+    }
+    run_tasks(groups * ranges, threads, [&](std::int64_t task) {
+        const std::int64_t range = task % ranges;
+        scan_range(rows, queries, task / ranges * kScanQueries, rows.count * range / ranges,
+                   rows.count * (range + 1) / ranges, parts[static_cast<std::size_t>(task)]);
+    });
+    for (std::int64_t q = 0; q < queries.count; ++q) {
+        const std::size_t first = static_cast<std::size_t>(q / kScanQueries * ranges);
+        const std::size_t member = static_cast<std::size_t>(q % kScanQueries);
+        Best& best = parts[first][member];
+        for (std::size_t r = 1; r < static_cast<std::size_t>(ranges); ++r) {
+            best.add_all(parts[first + r][member]);
+        }
+        best.write(scores + q * k, found + q * k);
+    }
+}
+
+using BandArray = nb::ndarray<const std::uint16_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+template <typename T, int Dims>
+using Input = nb::ndarray<const T, nb::ndim<Dims>, nb::c_contig, nb::device::cpu>;
+template <typename T>
+using Output = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+Rows rows_of(const std::vector<BandArray>& bands, const std::optional<Input<bool, 1>>& mask,
+             const std::optional<Input<float, 1>>& lengths) {
+    if (bands.empty()) throw std::invalid_argument("rerank: at least one band is needed");
+    Rows rows{{}, static_cast<std::int64_t>(bands[0].shape(0)), 0, nullptr, nullptr, nullptr};
+    for (const BandArray& band : bands) {
+        if (static_cast<std::int64_t>(band.shape(0)) != rows.count) {
+            throw std::invalid_argument("rerank: the bands differ in their number of rows");
+        }
+        const std::int64_t width = static_cast<std::int64_t>(band.shape(1));
+        rows.bands.push_back({band.data(), width});
+        rows.dim += width;
+    }
+    const std::size_t count = static_cast<std::size_t>(rows.count);
+    if (mask) {
+        if (mask->shape(0) != count) throw std::invalid_argument("rerank: mask needs one value a row");
+        rows.mask = mask->data();
+    }
+    if (lengths) {
+        if (lengths->shape(0) != count) {
+            throw std::invalid_argument("rerank: lengths needs one value a row");
+        }
+        rows.lengths = lengths->data();
+    }
+    rows.dot = dot_of_level(active_level());
+    return rows;
+}
+
+void check_candidates(const Input<std::int64_t, 2>& candidates, std::int64_t rows) {
+    for (std::size_t i = 0; i < candidates.size(); ++i) {
+        if (candidates.data()[i] >= rows || candidates.data()[i] < kNoRow) {
+            throw std::invalid_argument("rerank: candidate " +
+                                        std::to_string(candidates.data()[i]) + " is not one of " +
+                                        std::to_string(rows) + " rows");
+        }
+    }
+}
+
+void rerank(const Input<float, 2>& queries, const std::vector<BandArray>& bands,
+            const std::optional<Input<std::int64_t, 2>>& candidates,
+            const std::optional<Input<bool, 1>>& mask,
+            const std::optional<Input<float, 1>>& lengths, std::int64_t threads,
+            const Output<float>& scores, const Output<std::int64_t>& found) {
+    const Rows rows = rows_of(bands, mask, lengths);
+    const Queries batch{queries.data(), static_cast<std::int64_t>(queries.shape(0)), rows.dim};
+    const std::int64_t k = static_cast<std::int64_t>(scores.shape(1));
+    if (static_cast<std::int64_t>(queries.shape(1)) != rows.dim) {
+        throw std::invalid_argument("rerank: queries and bands differ in their number of dims");
+    }
+    if (scores.shape(0) != queries.shape(0) || found.shape(0) != queries.shape(0) ||
+        found.shape(1) != scores.shape(1) || k < 1 || threads < 1) {
+        throw std::invalid_argument("rerank: scores and rows must be (queries, k), with k >= 1");
+    }
+    if (!candidates) {
+        nb::gil_scoped_release release;
+        scan(rows, batch, k, threads, scores.data(), found.data());
+        return;
+    }
+    if (candidates->shape(0) != queries.shape(0)) {
+        throw std::invalid_argument("rerank: candidates needs one line a query");
+    }
+    check_candidates(*candidates, rows.count);
+    const std::int64_t per_query = static_cast<std::int64_t>(candidates->shape(1));
+    nb::gil_scoped_release release;
+    run_tasks(batch.count, threads, [&](std::int64_t q) {
+        Best best(k);
+        best_candidates(rows, batch.at(q), candidates->data() + q * per_query, per_query, best);
+        best.write(scores.data() + q * k, found.data() + q * k);
+    });
+}
+
+}  // namespace
+}  // namespace adaptive_search
+
+void bind_rerank(nb::module_& m) {
+    m.def("rerank", &adaptive_search::rerank, nb::arg("queries"), nb::arg("bands"), nb::arg("candidates").none(),
+          nb::arg("mask").none(), nb::arg("lengths").none(), nb::arg("threads"), nb::arg("scores"),
+          nb::arg("rows"),
+          "Write the best rows for each query; see adaptive_search.kernels.rerank.rerank.");
+}

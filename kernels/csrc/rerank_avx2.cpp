@@ -1,0 +1,49 @@
+#include <immintrin.h>
+
+#include "rerank.h"
+
+namespace adaptive_search {
+namespace {
+
+// Adds 32 products to the lanes; lanes[r] holds lanes 8r to 8r + 7.
+inline void add_products(__m256* lanes, const std::uint16_t* x, const float* q) {
+    for (int r = 0; r < 4; ++r) {
+        const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x + 8 * r));
+        const __m256 product = _mm256_mul_ps(_mm256_cvtph_ps(half), _mm256_loadu_ps(q + 8 * r));
+        lanes[r] = _mm256_add_ps(lanes[r], product);
+    }
+}
+
+inline float fold(const __m256* lanes) {
+    const __m256 low = _mm256_add_ps(lanes[0], lanes[2]);
+    const __m256 high = _mm256_add_ps(lanes[1], lanes[3]);
+    const __m256 eight = _mm256_add_ps(low, high);
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+}  // namespace
+
+float dot_f16_avx2(const Band* bands, int nbands, std::int64_t row, const float* query) {
+    __m256 lanes[4] = {};
+    for (int b = 0; b < nbands; ++b) {
+        const std::int64_t width = bands[b].width;
+        const std::uint16_t* x = bands[b].data + row * width;
+        std::int64_t j = 0;
+        for (; j + 32 <= width; j += 32) add_products(lanes, x + j, query + j);
+        if (j < width) {
+            std::uint16_t x_tail[32] = {};
+            float q_tail[32] = {};
+            for (std::int64_t i = j; i < width; ++i) {
+                x_tail[i - j] = x[i];
+                q_tail[i - j] = query[i];
+            }
+            add_products(lanes, x_tail, q_tail);
+        }
+        query += width;
+    }
+    return fold(lanes);
+}
+
+}  // namespace adaptive_search

@@ -1,0 +1,50 @@
+#include <arm_neon.h>
+
+#include "rerank.h"
+
+namespace adaptive_search {
+namespace {
+
+// Adds 32 products to the lanes; lanes[r] holds lanes 4r to 4r + 3.
+inline void add_products(float32x4_t* lanes, const std::uint16_t* x, const float* q) {
+    for (int r = 0; r < 8; ++r) {
+        const float16x4_t half = vreinterpret_f16_u16(vld1_u16(x + 4 * r));
+        lanes[r] = vaddq_f32(lanes[r], vmulq_f32(vcvt_f32_f16(half), vld1q_f32(q + 4 * r)));
+    }
+}
+
+inline float fold(const float32x4_t* lanes) {
+    float32x4_t sum[4];
+    for (int r = 0; r < 4; ++r) sum[r] = vaddq_f32(lanes[r], lanes[r + 4]);
+    const float32x4_t low = vaddq_f32(sum[0], sum[2]);
+    const float32x4_t high = vaddq_f32(sum[1], sum[3]);
+    const float32x4_t four = vaddq_f32(low, high);
+    const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+    return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+}
+
+}  // namespace
+
+float dot_f16_neon(const Band* bands, int nbands, std::int64_t row, const float* query) {
+    float32x4_t lanes[8];
+    for (int r = 0; r < 8; ++r) lanes[r] = vdupq_n_f32(0.0f);
+    for (int b = 0; b < nbands; ++b) {
+        const std::int64_t width = bands[b].width;
+        const std::uint16_t* x = bands[b].data + row * width;
+        std::int64_t j = 0;
+        for (; j + 32 <= width; j += 32) add_products(lanes, x + j, query + j);
+        if (j < width) {
+            std::uint16_t x_tail[32] = {};
+            float q_tail[32] = {};
+            for (std::int64_t i = j; i < width; ++i) {
+                x_tail[i - j] = x[i];
+                q_tail[i - j] = query[i];
+            }
+            add_products(lanes, x_tail, q_tail);
+        }
+        query += width;
+    }
+    return fold(lanes);
+}
+
+}  // namespace adaptive_search
