@@ -1,0 +1,88 @@
+"""Types of the extension module that CMakeLists.txt builds from csrc/."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+class Engine:
+    """The encoder's forward pass over packed texts.
+
+    Reads the sizes from the fields of an encoder config, and packs the float32 weights once. The
+    embedding is read in place: float32, or int8 with a float32 "embedding.weight.scale" a row.
+    """
+
+    def __init__(self, config: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:
+        """Check and pack the weights; ValueError names what is missing or has a wrong shape."""
+    def encode(
+        self,
+        ids: NDArray[np.int32],
+        offsets: NDArray[np.int64],
+        heads: NDArray[np.int32],
+        bands: int,
+        threads: int,
+    ) -> NDArray[np.float32]:
+        """Encode texts to the first bands of their vectors.
+
+        Args:
+            ids: int32 (tokens,), the texts end to end.
+            offsets: int64 (texts + 1,); text i is ids[offsets[i]:offsets[i + 1]], not empty.
+            heads: int32 (layers,), active heads of each layer.
+            bands: bands to compute, from the first.
+            threads: threads to use, at least 1; the result does not depend on it.
+
+        Returns:
+            float32 (texts, sum of the first band widths), a prefix of a unit vector.
+
+        Raises:
+            ValueError: an argument is out of range, or the weights give non-finite values.
+        """
+
+def levels() -> list[str]:
+    """Instruction levels of this machine, slowest first."""
+
+def level() -> str:
+    """The level in force; BackendUnavailable if ADAPTIVE_SEARCH_LEVEL names one that is not."""
+
+def linear(x: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]: ...
+def causal_conv1d_silu(
+    x: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    offsets: NDArray[np.int64],
+) -> NDArray[np.float32]: ...
+def softplus(x: NDArray[np.float32], bias: NDArray[np.float32]) -> NDArray[np.float32]: ...
+def ssd_scan(
+    x: NDArray[np.float32],
+    dt: NDArray[np.float32],
+    A: NDArray[np.float32],
+    B: NDArray[np.float32],
+    C: NDArray[np.float32],
+    D: NDArray[np.float32],
+    offsets: NDArray[np.int64],
+) -> NDArray[np.float32]: ...
+def rms_norm(
+    x: NDArray[np.float32], weight: NDArray[np.float32], eps: float
+) -> NDArray[np.float32]: ...
+def gated_rms_norm(
+    y: NDArray[np.float32], z: NDArray[np.float32], weight: NDArray[np.float32], eps: float
+) -> NDArray[np.float32]: ...
+def swiglu(gate: NDArray[np.float32], up: NDArray[np.float32]) -> NDArray[np.float32]: ...
+def softmax_pool(
+    h: NDArray[np.float32],
+    logits: NDArray[np.float32],
+    offsets: NDArray[np.int64],
+    chunk: int,
+) -> NDArray[np.float32]: ...
+def rerank(
+    queries: NDArray[np.float32],
+    bands: Sequence[NDArray[np.uint16]],
+    candidates: NDArray[np.int64] | None,
+    mask: NDArray[np.bool_] | None,
+    lengths: NDArray[np.float32] | None,
+    threads: int,
+    scores: NDArray[np.float32],
+    rows: NDArray[np.int64],
+) -> None:
+    """Write the best rows for each query; see adaptive_search.kernels.rerank.rerank."""
