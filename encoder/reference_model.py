@@ -95,4 +95,6 @@ def _transform(config: EncoderConfig, block: Mapping[str, Array], u: Array, head
     """The swish-gated MLP at the width that belongs to `heads` heads."""
     width = config.d_mlp * heads // config.nheads
     gate, up = np.split(ops.linear(u, block["mlp.gate_up.weight"]), 2, axis=1)
-    return ops.linear(ops.swiglu(gate[:, :width], up[:, :width]), block["mlp.down.weight"][:, :width])
+    return ops.linear(
+        ops.swiglu(gate[:, :width], up[:, :width]), block["mlp.down.weight"][:, :width]
+    )
