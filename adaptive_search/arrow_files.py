@@ -1,0 +1,196 @@
+"""The Arrow files of a segment: their schemas, and reading them without trusting them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc as ipc
+from numpy.typing import NDArray
+
+from adaptive_search.errors import StoreFormatError
+from adaptive_search.storage_io import FileEntry, StorageFile, StorageIO, hash_file
+
+HASH_BYTES = 16  # of a content hash
+CHUNK_BATCH_ROWS = 256  # rows of every record batch of chunks.arrow but the last
+REMEDY = "restore the file from a backup, or index the corpus again"
+
+
+def _schema(**types: pa.DataType) -> pa.Schema:
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in types.items()])
+
+
+CHUNKS_SCHEMA = _schema(
+    chunk_id=pa.string(),
+    document_id=pa.string(),
+    path=pa.string(),
+    ordinal=pa.int32(),
+    byte_start=pa.int64(),
+    byte_end=pa.int64(),
+    line_start=pa.int32(),
+    line_end=pa.int32(),
+    tokens=pa.int32(),
+    content_hash=pa.binary(HASH_BYTES),
+    metadata=pa.string(),
+    text=pa.large_string(),
+)
+DOCUMENTS_SCHEMA = _schema(
+    document_id=pa.string(),
+    path=pa.string(),
+    content_hash=pa.binary(HASH_BYTES),
+    first_row=pa.int32(),
+    rows=pa.int32(),
+)
+TOMBSTONES_SCHEMA = _schema(row=pa.int32())
+
+
+def matrix_schema(width: int, kind: pa.DataType) -> pa.Schema:
+    """Schema of a file that holds one vector of `width` numbers a row."""
+    item = pa.field("item", kind, nullable=False)
+    return _schema(vector=pa.list_(item, width))
+
+
+def damaged(path: Path, invariant: str, remedy: str = REMEDY) -> StoreFormatError:
+    """The error for a file that breaks a rule of the format."""
+    return StoreFormatError(f"{path} {invariant}; {remedy}")
+
+
+def check_file(path: Path, entry: FileEntry) -> os.stat_result:
+    """Check that a file is there, plain, and of the size that the manifest records.
+
+    Raises:
+        StoreFormatError: it is not.
+    """
+    try:
+        status = os.lstat(path)
+    except OSError as error:
+        raise damaged(path, f"cannot be read ({error.strerror})") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise damaged(path, "is not a regular file")
+    if status.st_size != entry.bytes:
+        raise damaged(path, f"has {status.st_size:,} bytes, but the manifest says {entry.bytes:,}")
+    return status
+
+
+def check_checksum(path: Path, entry: FileEntry) -> None:
+    """Read a whole file and compare its checksum with the manifest's.
+
+    Raises:
+        StoreFormatError: they differ, or the file cannot be read.
+    """
+    try:
+        found = hash_file(path)
+    except OSError as error:
+        raise damaged(path, f"cannot be read ({error.strerror})") from error
+    if found != entry:
+        raise damaged(path, "does not match its checksum in the manifest")
+
+
+def map_file(path: Path, entry: FileEntry) -> pa.Buffer:
+    """Map a file of the recorded size.
+
+    The map outlives a removal of the file and holds no descriptor.
+
+    Raises:
+        StoreFormatError: the file is missing, not plain, or of another size.
+    """
+    check_file(path, entry)
+    try:
+        with pa.memory_map(str(path)) as file:
+            buffer = file.read_buffer()
+    except (OSError, pa.ArrowException) as error:
+        raise damaged(path, f"cannot be mapped ({error})") from error
+    if buffer.size != entry.bytes:
+        raise damaged(path, "changed its size while it was opened")
+    return buffer
+
+
+def open_batches(
+    buffer: pa.Buffer, schema: pa.Schema, batches: int, path: Path
+) -> ipc.RecordBatchFileReader:
+    """Open a mapped Arrow file that must have this schema and number of record batches.
+
+    Raises:
+        StoreFormatError: it is not such a file.
+    """
+    try:
+        reader = ipc.open_file(buffer)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise damaged(path, f"is not an Arrow file ({error})") from error
+    if not reader.schema.equals(schema):
+        raise damaged(path, "has another Arrow schema than the format asks for")
+    if reader.num_record_batches != batches:
+        raise damaged(path, f"has {reader.num_record_batches} record batches, not {batches}")
+    return reader
+
+
+def read_batch(
+    reader: ipc.RecordBatchFileReader, index: int, rows: int, path: Path
+) -> pa.RecordBatch:
+    """Read one record batch of an open file and validate all of it.
+
+    Raises:
+        StoreFormatError: it is damaged, holds nulls, or has another number of rows.
+    """
+    try:
+        batch = reader.get_batch(index)
+        batch.validate(full=True)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise damaged(path, f"has a damaged record batch ({error})") from error
+    if batch.num_rows != rows:
+        raise damaged(path, f"has {batch.num_rows} rows in batch {index}, not {rows}")
+    if any(column.null_count for column in batch.columns):
+        raise damaged(path, "holds nulls")
+    return batch
+
+
+def read_matrix(
+    buffer: pa.Buffer, rows: int, width: int, dtype: type[np.floating], path: Path
+) -> NDArray[np.floating]:
+    """View a mapped matrix file as numpy.
+
+    Only the layout is checked, in constant time: any bits are a legal float.
+
+    Returns:
+        dtype (rows, width), read-only, no copy.
+
+    Raises:
+        StoreFormatError: the file is not such a matrix.
+    """
+    kind = pa.from_numpy_dtype(dtype)
+    reader = open_batches(buffer, matrix_schema(width, kind), 1, path)
+    try:
+        batch = reader.get_batch(0)
+        batch.validate()
+        column = batch.column(0)
+        values = column.values.slice(column.offset * width, len(column) * width)
+        flat = values.to_numpy(zero_copy_only=True)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise damaged(path, f"has a damaged record batch ({error})") from error
+    if batch.num_rows != rows or column.null_count or len(flat) != rows * width:
+        raise damaged(path, f"does not hold {rows} rows of {width} numbers")
+    matrix: NDArray[np.floating] = flat.reshape(rows, width)
+    return matrix
+
+
+def write_batches(
+    io: StorageIO, path: Path, schema: pa.Schema, batches: Sequence[pa.RecordBatch]
+) -> FileEntry:
+    """Write a new Arrow file and fsync it."""
+    with StorageFile(io, path) as file, ipc.new_file(file, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return file.entry
+
+
+def write_matrix(io: StorageIO, path: Path, matrix: NDArray[np.floating]) -> FileEntry:
+    """Write a matrix as one record batch: float (rows, width)."""
+    schema = matrix_schema(matrix.shape[1], pa.from_numpy_dtype(matrix.dtype))
+    flat = pa.array(matrix.reshape(-1))
+    column = pa.FixedSizeListArray.from_arrays(flat, type=schema.field(0).type)
+    batch = pa.record_batch([column], schema=schema)
+    return write_batches(io, path, schema, [batch])

@@ -1,0 +1,116 @@
+"""Which documents an index holds and where: 32 bytes a document, whatever the length of ids."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptive_search.segment import Segment
+
+
+class Catalog:
+    """Finds documents by id. Immutable: a new commit makes a new catalog.
+
+    A document of more rows than a segment takes has one entry for each segment it is in.
+    """
+
+    def __init__(self, segments: Sequence[Segment], earlier: Catalog | None = None) -> None:
+        """Index the documents of `earlier` and of these segments, deleted ones included."""
+        known: list[Segment] = earlier.segments if earlier else []
+        empty: NDArray[np.uint64] = np.empty((4, 0), np.uint64)
+        parts = [earlier._columns if earlier else empty]
+        parts += [_columns(segment, len(known) + at) for at, segment in enumerate(segments)]
+        columns = np.concatenate(parts, axis=1)
+        self.segments: list[Segment] = [*known, *segments]
+        self._columns: NDArray[np.uint64] = columns[:, np.argsort(columns[0], kind="stable")]
+
+    def positions(self, document_id: str) -> NDArray[np.intp]:
+        """Entries of a document in this catalog."""
+        high, low = _key(document_id)
+        first = int(np.searchsorted(self._columns[0], high, "left"))
+        last = int(np.searchsorted(self._columns[0], high, "right"))
+        return np.flatnonzero(self._columns[1, first:last] == low) + first
+
+    def find(self, document_id: str) -> list[tuple[Segment, int]]:
+        """Where a document is: segment and place in its documents table, for each entry."""
+        return [self.place(position) for position in self.positions(document_id)]
+
+    def place(self, position: int | np.intp) -> tuple[Segment, int]:
+        """Segment of an entry, and place in that segment's documents table."""
+        segment, document = self._columns[2:, position]
+        return self.segments[int(segment)], int(document)
+
+    def entries(self, number: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+        """Entries of one segment: positions here, and places in its documents table."""
+        positions = np.flatnonzero(self._columns[2] == number)
+        return positions, self._columns[3, positions].astype(np.int64)
+
+    def in_order(self, positions: NDArray[np.intp]) -> NDArray[np.intp]:
+        """These entries in the order of their rows in the index."""
+        return positions[np.lexsort((self._columns[3, positions], self._columns[2, positions]))]
+
+    def __len__(self) -> int:
+        """Entries, deleted ones included."""
+        return len(self._columns[0])
+
+
+class KnownDocuments:
+    """The documents of an index at one moment, to be ticked off while a corpus is read.
+
+    `pop` gives the content hash that a document was indexed with; what is left in the end is what
+    vanished from the corpus:
+
+        known = writer.known_documents()
+        for document in corpus:
+            if known.pop(document.id) == content_hash(document): continue
+            ...
+        writer.delete_documents(known)
+    """
+
+    def __init__(self, catalog: Catalog, live: NDArray[np.bool_]) -> None:
+        """Hold the entries of a catalog that are live."""
+        self._catalog = catalog
+        self._left = live.copy()
+
+    def __len__(self) -> int:
+        """Entries that are left."""
+        return int(self._left.sum())
+
+    def pop(self, document_id: str) -> bytes | None:
+        """Tick a document off; gives its content hash, or None where it is not known."""
+        positions = self._catalog.positions(document_id)
+        positions = positions[self._left[positions]]
+        if not len(positions):
+            return None
+        self._left[positions] = False
+        segment, index = self._catalog.place(positions[0])
+        found: bytes = segment.documents.column("content_hash")[index].as_py()
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        """Ids of the documents that are left, in the order of their rows."""
+        for position in self._catalog.in_order(np.flatnonzero(self._left)):
+            segment, index = self._catalog.place(position)
+            yield segment.documents.column("document_id")[index].as_py()
+
+
+def _key(document_id: str) -> NDArray[np.uint64]:
+    digest = hashlib.blake2b(document_id.encode(), digest_size=16).digest()
+    return np.frombuffer(digest, np.uint64)
+
+
+def document_keys(segment: Segment) -> NDArray[np.uint64]:
+    """Hash of each document id, in two halves: uint64 (2, documents)."""
+    ids = segment.document_ids()
+    digests = b"".join(hashlib.blake2b(i.encode(), digest_size=16).digest() for i in ids)
+    return np.frombuffer(digests, np.uint64).reshape(-1, 2).T
+
+
+def _columns(segment: Segment, number: int) -> NDArray[np.uint64]:
+    """Both halves of each key, the segment's number, and the place in it: uint64 (4, n)."""
+    keys = document_keys(segment)
+    numbers = np.full(keys.shape[1], number, np.uint64)
+    return np.stack([*keys, numbers, np.arange(keys.shape[1], dtype=np.uint64)])

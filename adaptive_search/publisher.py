@@ -1,0 +1,161 @@
+"""Turning finished segments and deletions into the next generation of an index."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from adaptive_search.arrow_files import TOMBSTONES_SCHEMA, write_batches
+from adaptive_search.catalog import Catalog
+from adaptive_search.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    Scalar,
+    SegmentEntry,
+    Tombstones,
+    read_manifest,
+    write_manifest,
+)
+from adaptive_search.segment import SEGMENTS, Segment
+from adaptive_search.segment_writer import SegmentInfo
+from adaptive_search.storage_io import StorageIO, remove_directory
+
+_OUR_DIRECTORY = re.compile(r"[0-9]{6}|\.new-[0-9]{6}")
+_OUR_LEFTOVER = re.compile(r"deleted-[0-9]+\.arrow|.*\.tmp")
+
+
+class Publisher:
+    """The committed side of a writer: the current generation, and the step to the next."""
+
+    def __init__(
+        self, root: Path, manifest: Manifest, segments: Sequence[Segment], io: StorageIO
+    ) -> None:
+        """Start from the latest generation; the caller holds the writer lock."""
+        self.root = root
+        self.io = io
+        self.manifest = manifest
+        self.segments = tuple(segments)
+        self.attributes: dict[str, Scalar] = dict(manifest.attributes)
+        self._next_segment = manifest.next_segment
+        self._catalog: Catalog | None = None
+        self._dead: dict[str, NDArray[np.bool_]] = {}  # of segments where that has changed
+
+    def temporary_directory(self) -> Path:
+        """A name for a segment being written; its number is never used again."""
+        number = self._next_segment
+        self._next_segment += 1
+        return self.root / SEGMENTS / f".new-{number:06d}"
+
+    def catalog(self) -> Catalog:
+        """Where the committed documents are."""
+        if self._catalog is None:
+            self._catalog = Catalog(self.segments)
+        return self._catalog
+
+    def dead_rows(self, segment: Segment) -> NDArray[np.bool_]:
+        """Which rows of a segment are deleted, or will be with the next generation."""
+        if segment.name in self._dead:
+            return self._dead[segment.name]
+        live = segment.live
+        return np.zeros(segment.rows, np.bool_) if live is None else ~live
+
+    def bury_rows(self, segment: Segment, first: int, rows: int) -> bool:
+        """Mark rows of a document as deleted; gives whether they were live."""
+        dead = self.dead_rows(segment)
+        if dead[first]:
+            return False
+        dead[first : first + rows] = True
+        self._dead[segment.name] = dead
+        return True
+
+    def bury(self, document_id: str) -> bool:
+        """Mark a committed document as deleted; gives whether it was live."""
+        found = False
+        for segment, index in self.catalog().find(document_id):
+            first, rows = segment.document_rows()
+            found |= self.bury_rows(segment, int(first[index]), int(rows[index]))
+        return found
+
+    def live_entries(self) -> NDArray[np.bool_]:
+        """Which entries of the catalog are live."""
+        catalog = self.catalog()
+        live = np.zeros(len(catalog), np.bool_)
+        for number, segment in enumerate(catalog.segments):
+            positions, documents = catalog.entries(number)
+            first, _ = segment.document_rows()
+            live[positions] = ~self.dead_rows(segment)[first[documents]]
+        return live
+
+    def adopt(self, info: SegmentInfo) -> Segment:
+        """Give a finished segment its final name; no manifest names it yet."""
+        name = info.directory.name.removeprefix(".new-")
+        self.io.rename(info.directory, self.root / SEGMENTS / name)
+        entry = SegmentEntry(name, info.rows, info.tokens, info.documents, info.files)
+        return Segment(self.root, entry, self.manifest.spec, len(self.manifest.spec.dims))
+
+    def has_changes(self) -> bool:
+        """Whether deletions or attributes wait for a commit."""
+        return bool(self._dead) or self.attributes != self.manifest.attributes
+
+    def publish(self, segments: Sequence[Segment]) -> None:
+        """Make these segments, without their buried rows, the next generation."""
+        generation = self.manifest.generation + 1
+        kept = [self._with_tombstones(segment, generation) for segment in segments]
+        remaining = tuple(segment for segment in kept if segment is not None)
+        self.io.fsync_directory(self.root / SEGMENTS)
+        manifest = dataclasses.replace(
+            self.manifest,
+            generation=generation,
+            next_segment=self._next_segment,
+            segments=tuple(segment.entry for segment in remaining),
+            attributes=dict(self.attributes),
+        )
+        write_manifest(self.io, self.root, manifest)
+        self._advance(manifest, remaining)
+        with suppress(OSError):  # committed all the same; the next writer removes the rest
+            self.sweep()
+
+    def _advance(self, manifest: Manifest, segments: tuple[Segment, ...]) -> None:
+        if self._catalog is not None:
+            known = {segment.name for segment in self._catalog.segments}
+            added = [segment for segment in segments if segment.name not in known]
+            self._catalog = Catalog(added, self._catalog)
+        self.manifest, self.segments, self._dead = manifest, segments, {}
+
+    def _with_tombstones(self, segment: Segment, generation: int) -> Segment | None:
+        dead = self._dead.get(segment.name)
+        if dead is None:
+            return segment
+        if dead.all():
+            return None
+        rows = pa.array(np.flatnonzero(dead), pa.int32())
+        batch = pa.record_batch([rows], schema=TOMBSTONES_SCHEMA)
+        file = f"deleted-{generation:06d}.arrow"
+        written = write_batches(self.io, segment.directory / file, TOMBSTONES_SCHEMA, [batch])
+        self.io.fsync_directory(segment.directory)
+        entry = dataclasses.replace(segment.entry, tombstones=Tombstones(file, len(rows), written))
+        return Segment(self.root, entry, segment.spec, segment.bands)
+
+    def sweep(self) -> None:
+        """Remove what a writer left behind: only names of our own, that no manifest mentions."""
+        named = {entry.name: entry for entry in read_manifest(self.root).segments}
+        for child in (self.root / SEGMENTS).iterdir():
+            if child.name in named:
+                self._sweep_segment(child, named[child.name])
+            elif _OUR_DIRECTORY.fullmatch(child.name):
+                remove_directory(self.io, child)
+        with suppress(FileNotFoundError):
+            self.io.unlink(self.root / f"{MANIFEST_FILE}.tmp")
+
+    def _sweep_segment(self, directory: Path, entry: SegmentEntry) -> None:
+        needed = entry.tombstones.file if entry.tombstones else None
+        for child in directory.iterdir():
+            if child.name != needed and _OUR_LEFTOVER.fullmatch(child.name):
+                self.io.unlink(child)

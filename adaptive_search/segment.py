@@ -1,0 +1,230 @@
+"""A segment as a reader sees it: immutable rows, mapped when the index is opened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc as ipc
+from numpy.typing import NDArray
+
+from adaptive_search.arrow_files import (
+    CHUNK_BATCH_ROWS,
+    CHUNKS_SCHEMA,
+    DOCUMENTS_SCHEMA,
+    TOMBSTONES_SCHEMA,
+    damaged,
+    map_file,
+    open_batches,
+    read_batch,
+    read_matrix,
+)
+from adaptive_search.errors import DimensionError
+from adaptive_search.manifest import (
+    CHUNKS_FILE,
+    DOCUMENTS_FILE,
+    NORMS_FILE,
+    Scalar,
+    SegmentEntry,
+    StoreSpec,
+)
+from adaptive_search.storage_io import FileEntry
+
+SEGMENTS = "segments"
+ROW_COLUMNS = [name for name in CHUNKS_SCHEMA.names if name not in ("chunk_id", "metadata")]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One chunk: where it comes from, what it says, and what else is known of it.
+
+    content_hash identifies what the encoder saw; 16 bytes.
+    """
+
+    document_id: str
+    path: str
+    ordinal: int  # of the chunk in its document
+    text: str
+    content_hash: bytes
+    tokens: int = 0
+    byte_start: int = 0
+    byte_end: int = 0
+    line_start: int = 1
+    line_end: int = 1
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+
+    @property
+    def chunk_id(self) -> str:
+        """Name of the chunk, unique in the index."""
+        return f"{self.document_id}#{self.ordinal}"
+
+
+class Segment:
+    """Rows of one generation; stays whole whatever a writer does afterwards."""
+
+    def __init__(self, root: Path, entry: SegmentEntry, spec: StoreSpec, bands: int) -> None:
+        """Map the files of a segment and the lowest `bands` of its bands.
+
+        Raises:
+            StoreFormatError: a file is missing or has a wrong size.
+        """
+        self.directory = root / SEGMENTS / entry.name
+        self.entry = entry
+        self.spec = spec
+        self.bands = bands
+        names = [CHUNKS_FILE, DOCUMENTS_FILE, *spec.band_files[:bands]]
+        if spec.is_foreign:
+            names.append(NORMS_FILE)
+        self._maps = {name: self._map(name, entry.files[name]) for name in names}
+        if entry.tombstones:
+            file = entry.tombstones.file
+            self._maps[file] = self._map(file, entry.tombstones.entry)
+        self._checked: set[int] = set()
+
+    def _map(self, name: str, entry: FileEntry) -> pa.Buffer:
+        return map_file(self.directory / name, entry)
+
+    @property
+    def name(self) -> str:
+        """Name of the segment's directory."""
+        return self.entry.name
+
+    @property
+    def rows(self) -> int:
+        """Rows, deleted ones included."""
+        return self.entry.rows
+
+    def band(self, index: int) -> NDArray[np.float16]:
+        """Coordinates dims[index-1] to dims[index] of every row.
+
+        Returns:
+            float16 (rows, width), read-only, mapped, no copy.
+
+        Raises:
+            DimensionError: the index was shipped without this band.
+            StoreFormatError: the file is damaged.
+        """
+        if not 0 <= index < self.bands:
+            raise DimensionError(self.spec.dims[index], self.spec.dims[: self.bands])
+        name, width = self.spec.band_files[index], self.spec.band_widths[index]
+        return read_matrix(self._maps[name], self.rows, width, np.float16, self.directory / name)
+
+    def prefix_norms(self, dim: int) -> NDArray[np.float32] | None:
+        """Length of each row's prefix of `dim` coordinates: float32 (rows,).
+
+        None where every row has the same, because the spec gives the prefix energy.
+        """
+        column = self.spec.bands_of(dim) - 1
+        return self.norms[:, column] if self.spec.is_foreign else None
+
+    @cached_property
+    def norms(self) -> NDArray[np.float32]:
+        """Prefix lengths of foreign vectors: float32 (rows, dims)."""
+        path = self.directory / NORMS_FILE
+        count = len(self.spec.dims)
+        return read_matrix(self._maps[NORMS_FILE], self.rows, count, np.float32, path)
+
+    @cached_property
+    def live(self) -> NDArray[np.bool_] | None:
+        """Which rows are not deleted: bool (rows,); None when all are live."""
+        tombstones = self.entry.tombstones
+        if tombstones is None:
+            return None
+        path, buffer = self.directory / tombstones.file, self._maps[tombstones.file]
+        if hashlib.sha256(buffer).hexdigest() != tombstones.entry.sha256:
+            raise damaged(path, "does not match its checksum in the manifest")
+        reader = open_batches(buffer, TOMBSTONES_SCHEMA, 1, path)
+        dead = read_batch(reader, 0, tombstones.rows, path).column(0).to_numpy()
+        if dead[0] < 0 or dead[-1] >= self.rows or (np.diff(dead) <= 0).any():
+            raise damaged(path, f"must list rising rows below {self.rows}")
+        live = np.ones(self.rows, np.bool_)
+        live[dead] = False
+        return live
+
+    @cached_property
+    def documents(self) -> pa.RecordBatch:
+        """The documents table, its checksum checked: a writer's decisions hang on it."""
+        path, buffer = self.directory / DOCUMENTS_FILE, self._maps[DOCUMENTS_FILE]
+        if hashlib.sha256(buffer).hexdigest() != self.entry.files[DOCUMENTS_FILE].sha256:
+            raise damaged(path, "does not match its checksum in the manifest")
+        reader = open_batches(buffer, DOCUMENTS_SCHEMA, 1, path)
+        batch = read_batch(reader, 0, self.entry.documents, path)
+        rows = batch.column("rows").to_numpy().astype(np.int64)
+        starts = np.concatenate(([0], np.cumsum(rows)))
+        if (rows < 1).any() or starts[-1] != self.rows:
+            raise damaged(path, f"must divide the {self.rows} rows among its documents")
+        if not np.array_equal(batch.column("first_row").to_numpy(), starts[:-1]):
+            raise damaged(path, "must list documents in the order of their rows")
+        return batch
+
+    def document_ids(self) -> list[str]:
+        """Ids of the documents, deleted ones included."""
+        ids: list[str] = self.documents.column("document_id").to_pylist()
+        return ids
+
+    def document_rows(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """First row and number of rows of each document: int32 (documents,) each."""
+        documents = self.documents
+        return documents.column("first_row").to_numpy(), documents.column("rows").to_numpy()
+
+    def live_documents(self) -> NDArray[np.bool_]:
+        """Which documents are not deleted: bool (documents,)."""
+        first, _ = self.document_rows()
+        live = np.ones(self.rows, np.bool_) if self.live is None else self.live
+        return live[first]
+
+    @cached_property
+    def _chunks(self) -> ipc.RecordBatchFileReader:
+        batches = -(-self.rows // CHUNK_BATCH_ROWS)
+        path = self.directory / CHUNKS_FILE
+        return open_batches(self._maps[CHUNKS_FILE], CHUNKS_SCHEMA, batches, path)
+
+    def chunk_batch(self, index: int) -> pa.RecordBatch:
+        """Record batch `index` of chunks.arrow: rows from index * CHUNK_BATCH_ROWS on.
+
+        Raises:
+            StoreFormatError: the file is damaged.
+        """
+        rows = min(CHUNK_BATCH_ROWS, self.rows - index * CHUNK_BATCH_ROWS)
+        if index in self._checked:
+            return self._chunks.get_batch(index)
+        batch = read_batch(self._chunks, index, rows, self.directory / CHUNKS_FILE)
+        self._checked.add(index)
+        return batch
+
+    def chunk_batches(self) -> Iterator[pa.RecordBatch]:
+        """All record batches of chunks.arrow, in order."""
+        for index in range(-(-self.rows // CHUNK_BATCH_ROWS)):
+            yield self.chunk_batch(index)
+
+    def chunks(self, rows: Sequence[int] | NDArray[np.int64]) -> list[Row]:
+        """The chunks of these rows, in this order; reads only the record batches they are in.
+
+        Raises:
+            IndexError: a row is not in this segment.
+            StoreFormatError: the file is damaged.
+        """
+        return [self._row(int(row)) for row in rows]
+
+    def _row(self, row: int) -> Row:
+        if not 0 <= row < self.rows:
+            raise IndexError(f"row {row} is not one of the {self.rows} rows of segment {self.name}")
+        batch = self.chunk_batch(row // CHUNK_BATCH_ROWS)
+        at = row % CHUNK_BATCH_ROWS
+        values = {name: batch.column(name)[at].as_py() for name in ROW_COLUMNS}
+        return Row(**values, metadata=self._metadata(batch.column("metadata")[at].as_py()))
+
+    def _metadata(self, text: str) -> dict[str, Scalar]:
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise damaged(self.directory / CHUNKS_FILE, "has metadata that is no JSON object")
+        return value

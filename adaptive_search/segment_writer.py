@@ -1,0 +1,327 @@
+"""Writing one segment: rows in, a directory of fsynced Arrow files out, memory bounded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc as ipc
+from numpy.typing import NDArray
+
+from adaptive_search.arrow_files import (
+    CHUNK_BATCH_ROWS,
+    CHUNKS_SCHEMA,
+    DOCUMENTS_SCHEMA,
+    HASH_BYTES,
+    write_batches,
+    write_matrix,
+)
+from adaptive_search.manifest import (
+    CHUNKS_FILE,
+    DOCUMENTS_FILE,
+    MAX_SEGMENT_ROWS,
+    NORMS_FILE,
+    StoreSpec,
+)
+from adaptive_search.segment import ROW_COLUMNS, Row
+from adaptive_search.storage_io import FileEntry, StorageFile, StorageIO
+
+SEGMENT_ROWS = MAX_SEGMENT_ROWS // 2  # a segment ends with the document that reaches this
+LENGTH_TOLERANCE = 1e-3  # of a band's length against its weight, relative
+
+
+@dataclass(frozen=True)
+class SegmentInfo:
+    """A finished segment that no manifest names yet."""
+
+    directory: Path
+    rows: int
+    tokens: int
+    document_ids: Sequence[str]
+    files: Mapping[str, FileEntry]
+
+    @property
+    def documents(self) -> int:
+        """Entries of the documents table."""
+        return len(self.document_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """Rows of vectors as they are stored: one float16 (n, width) a band, and prefix lengths."""
+
+    bands: Sequence[NDArray[np.float16]]
+    norms: NDArray[np.float32] | None
+
+    def __getitem__(self, rows: slice | NDArray[np.bool_]) -> Vectors:
+        """The same for some of the rows."""
+        norms = None if self.norms is None else self.norms[rows]
+        return Vectors([band[rows] for band in self.bands], norms)
+
+
+def split_bands(vectors: NDArray[np.float32], spec: StoreSpec) -> Vectors:
+    """Cut vectors into bands, refusing what must not enter an index.
+
+    Foreign vectors are brought to unit length; a prefix that is zero gets the length 1, so that
+    it scores 0.
+
+    Args:
+        vectors: float32 (n, dims[-1]).
+        spec: of the index.
+
+    Raises:
+        ValueError: a wrong shape, a number that is not finite, or a band of a wrong length.
+    """
+    vectors = np.asarray(vectors, np.float32)
+    if vectors.ndim != 2 or vectors.shape[1] != spec.dims[-1]:
+        raise ValueError(f"vectors have shape {vectors.shape}, not (n, {spec.dims[-1]})")
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        raise ValueError(f"vector {int(np.argmin(finite))} has a number that is not finite")
+    if spec.is_foreign:
+        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+        if not lengths.all():
+            raise ValueError(f"vector {int(np.argmin(lengths))} is zero")
+        vectors = (vectors / lengths).astype(np.float32)
+    ends = spec.dims
+    starts = (0, *ends[:-1])
+    bands = [
+        np.ascontiguousarray(vectors[:, a:b], np.float16) for a, b in zip(starts, ends, strict=True)
+    ]
+    if spec.is_foreign:
+        return Vectors(bands, prefix_norms(bands))
+    _check_lengths(bands, spec)
+    return Vectors(bands, None)
+
+
+def prefix_norms(bands: Sequence[NDArray[np.float16]]) -> NDArray[np.float32]:
+    """Lengths of all prefixes: float32 (n, dims); 1 where a prefix is zero."""
+    squares = np.stack([_squares(band) for band in bands], axis=1)
+    norms = np.sqrt(np.cumsum(squares, axis=1)).astype(np.float32)
+    return np.where(norms == 0, np.float32(1), norms)
+
+
+def has_weight(band: NDArray[np.float16], weight: float) -> NDArray[np.bool_]:
+    """Whether each row of a band has the length that the spec asks for: bool (n,)."""
+    close: NDArray[np.bool_] = np.abs(np.sqrt(_squares(band)) - weight) <= LENGTH_TOLERANCE * weight
+    return close
+
+
+def _check_lengths(bands: Sequence[NDArray[np.float16]], spec: StoreSpec) -> None:
+    for band, weight, dim in zip(bands, spec.band_weights or (), spec.dims, strict=True):
+        good = has_weight(band, weight)
+        if not good.all():
+            row = int(np.argmin(good))
+            length = float(np.sqrt(_squares(band[row : row + 1]))[0])
+            raise ValueError(
+                f"vector {row}: the band that ends at {dim} has length {length:.6f}, but the "
+                f"index expects {weight:.6f}"
+            )
+
+
+def _squares(band: NDArray[np.float16]) -> NDArray[np.float64]:
+    wide = band.astype(np.float32)
+    squares: NDArray[np.float64] = np.einsum("ij,ij->i", wide, wide, dtype=np.float64)
+    return squares
+
+
+@dataclass(frozen=True)
+class Block:
+    """Checked rows, ready to be written."""
+
+    batch: pa.RecordBatch
+    vectors: Vectors
+    documents: Mapping[int, tuple[str, str, bytes]]  # position -> id, path, hash of what begins
+
+
+def make_block(
+    rows: Sequence[Row],
+    vectors: NDArray[np.float32],
+    hashes: Mapping[str, bytes],
+    *,
+    spec: StoreSpec,
+    last: Row | None,
+) -> Block:
+    """Check rows that follow the row `last` and bring them to the form they are stored in.
+
+    Args:
+        rows: chunks; those of a document follow one another from ordinal 0.
+        vectors: float32 (len(rows), dims[-1]).
+        hashes: 16-byte content hash of each document that begins in rows.
+        spec: of the index.
+        last: the row before these.
+
+    Raises:
+        ValueError: rows, vectors and hashes do not fit together, or break the spec.
+    """
+    stored = split_bands(vectors, spec)
+    if len(stored.bands[0]) != len(rows):
+        raise ValueError(f"{len(rows)} rows, but {len(stored.bands[0])} vectors")
+    documents = {}
+    for position in _document_starts(rows, last):
+        row = rows[position]
+        content_hash = hashes.get(row.document_id)
+        if content_hash is None or len(content_hash) != HASH_BYTES:
+            raise ValueError(
+                f"document {row.document_id!r} needs a content hash of {HASH_BYTES} bytes"
+            )
+        documents[position] = row.document_id, row.path, content_hash
+    return Block(_to_batch(rows), stored, documents)
+
+
+def _document_starts(rows: Sequence[Row], last: Row | None) -> list[int]:
+    starts = []
+    for position, row in enumerate(rows):
+        follows = (
+            last is not None
+            and row.document_id == last.document_id
+            and row.ordinal == last.ordinal + 1
+        )
+        if not follows and row.ordinal != 0:
+            raise ValueError(
+                f"document {row.document_id!r} begins with chunk {row.ordinal}; append its "
+                "chunks in order, and commit with complete=False while it is unfinished"
+            )
+        if not follows:
+            starts.append(position)
+        last = row
+    return starts
+
+
+def _to_batch(rows: Sequence[Row]) -> pa.RecordBatch:
+    columns = {name: [getattr(row, name) for row in rows] for name in ROW_COLUMNS}
+    columns["chunk_id"] = [row.chunk_id for row in rows]
+    columns["metadata"] = [
+        json.dumps(dict(row.metadata), ensure_ascii=False, sort_keys=True, allow_nan=False)
+        for row in rows
+    ]
+    arrays = [pa.array(columns[field.name], type=field.type) for field in CHUNKS_SCHEMA]
+    return pa.record_batch(arrays, schema=CHUNKS_SCHEMA)
+
+
+class SegmentWriter:
+    """A segment being written in a directory of its own.
+
+    Chunks go straight to their file; bands are spooled raw, since an Arrow record batch must be
+    written in one piece, and copied from a memory map in the end.
+    """
+
+    def __init__(self, directory: Path, spec: StoreSpec, io: StorageIO | None = None) -> None:
+        """Make the directory, which must not exist."""
+        self.directory = directory
+        self.rows = 0
+        self._spec = spec
+        self._io = io or StorageIO()
+        self._tokens = 0
+        self._documents: list[tuple[str, str, bytes, int]] = []
+        self._last: Row | None = None
+        self._waiting: list[pa.RecordBatch] = []
+        self._io.mkdir(directory)
+        self._files: list[StorageFile] = []
+        self._chunks = self._create(CHUNKS_FILE)
+        self._spools = [self._create(f"{name}.raw") for name in self._matrices()]
+        self._arrow = ipc.new_file(self._chunks, CHUNKS_SCHEMA)
+
+    def _matrices(self) -> list[str]:
+        norms = [NORMS_FILE] if self._spec.is_foreign else []
+        return [*self._spec.band_files, *norms]
+
+    def _create(self, name: str) -> StorageFile:
+        file = StorageFile(self._io, self.directory / name)
+        self._files.append(file)
+        return file
+
+    @property
+    def last_document_row(self) -> int:
+        """First row of the document that began last."""
+        return self._documents[-1][3]
+
+    def append(
+        self, rows: Sequence[Row], vectors: NDArray[np.float32], hashes: Mapping[str, bytes]
+    ) -> None:
+        """Append chunks; the arguments are those of `make_block`."""
+        block = make_block(rows, vectors, hashes, spec=self._spec, last=self._last)
+        self.append_block(block, 0, len(rows))
+        self._last = rows[-1] if rows else self._last
+
+    def append_block(self, block: Block, start: int, stop: int) -> None:
+        """Append the rows of a block from `start` to `stop`."""
+        for position, document in block.documents.items():
+            if start <= position < stop:
+                self.begin_document(*document, row=self.rows + position - start)
+        self.append_batch(block.batch.slice(start, stop - start), block.vectors[start:stop])
+
+    def begin_document(self, document_id: str, path: str, content_hash: bytes, *, row: int) -> None:
+        """Record that a document begins at a row that is appended next."""
+        self._documents.append((document_id, path, content_hash, row))
+
+    def append_batch(self, batch: pa.RecordBatch, vectors: Vectors) -> None:
+        """Append rows of chunks.arrow with their stored vectors."""
+        if self.rows + batch.num_rows > MAX_SEGMENT_ROWS:
+            raise ValueError(f"a segment holds at most {MAX_SEGMENT_ROWS:,} rows")
+        matrices = [*vectors.bands, *([] if vectors.norms is None else [vectors.norms])]
+        for spool, matrix in zip(self._spools, matrices, strict=True):
+            spool.write(np.ascontiguousarray(matrix).data.cast("B"))
+        self.rows += batch.num_rows
+        self._tokens += int(batch.column("tokens").to_numpy().sum(dtype=np.int64))
+        self._waiting.append(batch)
+        if sum(waiting.num_rows for waiting in self._waiting) >= CHUNK_BATCH_ROWS:
+            self._write_chunks(keep_rest=True)
+
+    def _write_chunks(self, *, keep_rest: bool) -> None:
+        table = pa.Table.from_batches(self._waiting, CHUNKS_SCHEMA).combine_chunks()
+        batches = table.to_batches(max_chunksize=CHUNK_BATCH_ROWS)
+        rest = batches.pop() if keep_rest and batches[-1].num_rows < CHUNK_BATCH_ROWS else None
+        for batch in batches:
+            self._arrow.write_batch(batch)
+        self._waiting = [rest] if rest is not None else []
+
+    def finish(self) -> SegmentInfo:
+        """Write and fsync all files of the segment, and the directory.
+
+        Raises:
+            ValueError: no row was appended.
+        """
+        if not self.rows:
+            raise ValueError("a segment holds at least one row")
+        if self._waiting:
+            self._write_chunks(keep_rest=False)
+        self._arrow.close()
+        with self._chunks:
+            files = {CHUNKS_FILE: self._chunks.entry}
+        files[DOCUMENTS_FILE] = self._write_documents()
+        for name, spool in zip(self._matrices(), self._spools, strict=True):
+            files[name] = self._write_matrix(name, spool)
+        self._io.fsync_directory(self.directory)
+        ids = tuple(document[0] for document in self._documents)
+        return SegmentInfo(self.directory, self.rows, self._tokens, ids, files)
+
+    def _write_documents(self) -> FileEntry:
+        ids, paths, hashes, starts = zip(*self._documents, strict=True)
+        first = np.array(starts, np.int32)
+        columns = [ids, paths, hashes, first, np.diff(first, append=np.int32(self.rows))]
+        arrays = [
+            pa.array(column, type=field.type)
+            for column, field in zip(columns, DOCUMENTS_SCHEMA, strict=True)
+        ]
+        batch = pa.record_batch(arrays, schema=DOCUMENTS_SCHEMA)
+        return write_batches(self._io, self.directory / DOCUMENTS_FILE, DOCUMENTS_SCHEMA, [batch])
+
+    def _write_matrix(self, name: str, spool: StorageFile) -> FileEntry:
+        spool.close()
+        raw = self.directory / f"{name}.raw"
+        dtype = np.float32 if name == NORMS_FILE else np.float16
+        matrix = np.memmap(raw, dtype, "r").reshape(self.rows, -1)
+        entry = write_matrix(self._io, self.directory / name, matrix)
+        del matrix  # Windows removes no mapped file
+        self._io.unlink(raw)
+        return entry
+
+    def close(self) -> None:
+        """Give the descriptors back, leaving the files behind."""
+        for file in self._files:
+            file.close()
