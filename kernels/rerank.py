@@ -98,9 +98,7 @@ def rerank_reference(
     return scores, rows
 
 
-def _dots(
-    query: NDArray[np.float32], bands: Sequence[NDArray[np.float16]]
-) -> NDArray[np.float32]:
+def _dots(query: NDArray[np.float32], bands: Sequence[NDArray[np.float16]]) -> NDArray[np.float32]:
     """Dot products in the order of summation of the native code, float32 (n,)."""
     lanes = np.zeros((len(bands[0]), LANES), dtype=np.float32)
     start = 0

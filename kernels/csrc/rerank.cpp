@@ -170,6 +170,7 @@ void scan_range(const Rows& rows, const Queries& queries, std::int64_t first_que
 // All rows against all queries; each task is a group of queries over a range of the rows.
 void scan(const Rows& rows, const Queries& queries, std::int64_t k, std::int64_t threads,
           float* scores, std::int64_t* found) {
+    if (queries.count == 0) return;
     const std::int64_t groups = (queries.count + kScanQueries - 1) / kScanQueries;
     const std::int64_t ranges = std::max<std::int64_t>(1, (threads + groups - 1) / groups);
     std::vector<std::vector<Best>> parts(static_cast<std::size_t>(groups * ranges));

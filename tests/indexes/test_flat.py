@@ -1,0 +1,64 @@
+"""Exact ranking over segments against numpy."""
+
+import numpy as np
+import pytest
+
+from adaptive_search.indexes.flat import FunnelSegment, merge, rank, unit_rows
+from adaptive_search.indexes.shortlist import Shortlist
+
+
+def bands_of(n, widths=(4, 4), seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(n, w)).astype(np.float16) for w in widths]
+
+
+def test_segments_are_ranked_as_one():
+    parts = [bands_of(n, seed=n) for n in (5, 0, 9, 1)]
+    whole = [np.concatenate([part[b] for part in parts]) for b in range(2)]
+    queries = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
+    for candidates in (None, np.array([[0, 14, 7, -1], [5, 6, 4, 13], [-1, -1, -1, -1]])):
+        many = rank(
+            [FunnelSegment(part) for part in parts],
+            queries,
+            2,
+            4,
+            masks=[None] * 4,
+            candidates=candidates,
+        )
+        one = rank([FunnelSegment(whole)], queries, 2, 4, masks=[None], candidates=candidates)
+        np.testing.assert_array_equal(many[0], one[0])
+        np.testing.assert_array_equal(many[1], one[1])
+
+
+def test_merge_breaks_ties_by_row_and_pads():
+    first = (np.array([[1.0, 0.5]], np.float32), np.array([[3, 1]]))
+    second = (np.array([[1.0, 0.5]], np.float32), np.array([[10, 12]]))
+    scores, rows = merge([first, second], 1, 6)
+    assert rows.tolist() == [[3, 10, 1, 12, -1, -1]]
+    assert scores.tolist() == [[1, 1, 0.5, 0.5, -np.inf, -np.inf]]
+
+
+def test_no_segments_give_padding():
+    scores, rows = rank([], np.ones((2, 3), np.float32), 1, 4, masks=[])
+    assert (rows == -1).all()
+    assert scores.shape == (2, 4)
+
+
+def test_unit_rows_keeps_zero_rows():
+    rows = unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]]))
+    np.testing.assert_allclose(rows, [[0.6, 0.8], [0, 0]])
+    assert rows.dtype == np.float32
+
+
+def test_parts_of_a_segment_must_fit_together():
+    bands = bands_of(5)
+    with pytest.raises(ValueError, match="lowest band"):
+        FunnelSegment([])
+    with pytest.raises(ValueError, match="5 rows"):
+        FunnelSegment([bands[0], bands[1][:4]])
+    with pytest.raises(ValueError, match="5 rows"):
+        FunnelSegment(bands, live=np.ones(4, dtype=bool))
+    with pytest.raises(ValueError, match="5 rows"):
+        FunnelSegment(bands, lengths=[np.ones(5, np.float32), np.ones(6, np.float32)])
+    with pytest.raises(ValueError, match="shortlist has shape"):
+        FunnelSegment(bands, shortlist=Shortlist.build(bands[0][:4]))

@@ -1,0 +1,308 @@
+"""The funnel against a float64 oracle, and its promises about segments, filters and edges."""
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adaptive_search.errors import DimensionError, QueryError
+from adaptive_search.indexes.flat import FunnelSegment
+from adaptive_search.indexes.funnel import DEFAULT_SHORTLIST, Funnel
+from adaptive_search.indexes.shortlist import Shortlist
+
+DIMS = (8, 16, 32, 48)
+ENERGY = (0.5, 0.7, 0.9, 1.0)
+
+
+def vectors(n, seed=0):
+    """Clustered unit vectors whose bands have fixed lengths, float32 (n, 48)."""
+    rng = np.random.default_rng(seed)
+    latent = rng.normal(size=(12, DIMS[-1]))[rng.integers(0, 12, size=n)]
+    latent = latent + 0.7 * rng.normal(size=latent.shape)
+    weights = np.sqrt(np.diff((0, *ENERGY)))
+    bands = np.split(latent, DIMS[:-1], axis=1)
+    unit = [w * b / np.linalg.norm(b, axis=1, keepdims=True) for w, b in zip(weights, bands)]
+    return np.concatenate(unit, axis=1).astype(np.float32)
+
+
+def segment(rows, *, indexed=True, live=None, dims=DIMS, lengths=None):
+    cuts = np.split(rows.astype(np.float16), dims[:-1], axis=1)
+    bands = [np.ascontiguousarray(band) for band in cuts]
+    shortlist = Shortlist.build(bands[0]) if indexed else None
+    return FunnelSegment(bands, live=live, lengths=lengths, shortlist=shortlist)
+
+
+def funnel(rows, cuts=(), **kwargs):
+    parts = np.split(rows, cuts)
+    return Funnel([segment(part, **kwargs) for part in parts], DIMS, prefix_energy=ENERGY)
+
+
+def oracle(rows, queries, k, dim, allowed=None):
+    """Cosine over float16 rows of known prefix length, in float64."""
+    stored = rows.astype(np.float16)[:, :dim].astype(np.float64)
+    unit = queries[:, :dim].astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    scores = unit @ stored.T / np.sqrt(ENERGY[DIMS.index(dim)])
+    if allowed is not None:
+        scores[:, ~allowed] = -np.inf
+    found = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(scores, found, 1), found, scores
+
+
+def assert_is_oracle(result, rows, queries, k, dim, allowed=None):
+    """Equal scores by rank; equal rows up to the order of scores that float32 cannot tell apart."""
+    best, _, scores = oracle(rows, queries, k, dim, allowed)
+    np.testing.assert_allclose(result.scores, best, atol=1e-6)
+    np.testing.assert_allclose(result.scores, np.take_along_axis(scores, result.rows, 1), atol=1e-6)
+    assert all(len(set(found)) == len(found) for found in result.rows.tolist())
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return vectors(3000)
+
+
+@pytest.fixture(scope="module")
+def queries():
+    return vectors(8, seed=1)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_exact_search_is_the_oracle(rows, queries, dim):
+    result = funnel(rows).search(queries, 10, dim=dim, exact=True)
+    assert_is_oracle(result, rows, queries, 10, dim)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("indexed", [True, False])
+def test_a_shortlist_of_all_rows_is_exact_search(rows, queries, dim, indexed):
+    index = funnel(rows, (700, 701), indexed=indexed)
+    exact = index.search(queries, 20, dim=dim, exact=True)
+    for shortlist in (3000, 10**9):
+        found = index.search(queries, 20, dim=dim, shortlist=shortlist)
+        np.testing.assert_array_equal(found.rows, exact.rows)
+        np.testing.assert_array_equal(found.scores, exact.scores)
+
+
+def test_hits_of_the_funnel_have_the_bits_of_exact_search(rows, queries):
+    exact = funnel(rows).search(queries, 3000, exact=True)
+    found = funnel(rows).search(queries, 10, shortlist=100)
+    for q in range(len(queries)):
+        score_of = dict(zip(exact.rows[q].tolist(), exact.scores[q].tolist(), strict=True))
+        assert [score_of[row] for row in found.rows[q].tolist()] == found.scores[q].tolist()
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+@pytest.mark.parametrize("dim", [16, 48])
+def test_one_segment_is_many(rows, queries, indexed, dim):
+    one = funnel(rows, indexed=indexed)
+    many = funnel(rows, (1, 1000, 1000, 2999), indexed=indexed)
+    for options in ({"exact": True}, {"shortlist": 300}, {"shortlist": 1200}):
+        a = one.search(queries, 10, dim=dim, **options)
+        b = many.search(queries, 10, dim=dim, **options)
+        np.testing.assert_array_equal(a.rows, b.rows)
+        np.testing.assert_array_equal(a.scores, b.scores)
+
+
+def test_batch_and_threads_do_not_change_hits(rows, queries):
+    segments = [segment(part) for part in np.split(rows, (1500,))]
+    alone = Funnel(segments, DIMS, prefix_energy=ENERGY)
+    threaded = Funnel(segments, DIMS, prefix_energy=ENERGY, threads=3)
+    for options in ({"exact": True}, {"shortlist": 400}):
+        batch = threaded.search(queries, 10, **options)
+        for q in range(len(queries)):
+            single = alone.search(queries[q : q + 1], 10, **options)
+            np.testing.assert_array_equal(single.rows[0], batch.rows[q])
+            np.testing.assert_array_equal(single.scores[0], batch.scores[q])
+
+
+def test_recall_of_the_cascade(rows, queries):
+    index = funnel(rows)
+    exact = index.search(queries, 10, exact=True).rows
+    found = index.search(queries, 10, shortlist=800).rows
+    shared = [len(set(a) & set(b)) for a, b in zip(exact.tolist(), found.tolist(), strict=True)]
+    assert np.mean(shared) >= 9.8
+
+
+def test_stages_tell_what_was_done(rows, queries):
+    index = funnel(rows)
+    stages = index.search(queries, 10, shortlist=900).stages
+    assert [(s.name, s.dim, s.scored, s.kept) for s in stages] == [
+        ("shortlist", 8, 3000, 900),
+        ("rerank", 32, 900, 225),
+        ("rerank", 48, 225, 10),
+    ]
+    assert all(s.ms > 0 for s in stages)
+    stages = index.search(queries, 10, dim=32, shortlist=900).stages
+    assert [(s.name, s.dim) for s in stages] == [("shortlist", 8), ("rerank", 32)]
+    stages = index.search(queries, 10, dim=8, shortlist=900).stages
+    assert [(s.name, s.dim) for s in stages] == [("shortlist", 8), ("rerank", 8)]
+    (stage,) = index.search(queries, 10, exact=True).stages
+    assert (stage.name, stage.dim, stage.scored, stage.kept) == ("exact", 48, 3000, 10)
+
+
+def test_shortlist_by_default():
+    rows = vectors(DEFAULT_SHORTLIST + 1)
+    index = funnel(rows)
+    assert index.search(rows[:1], 10).stages[0].kept == DEFAULT_SHORTLIST
+    assert index.search(rows[:1], 500).stages[0].name == "exact"
+    np.testing.assert_array_equal(index.search(rows[:50], 1).rows[:, 0], np.arange(50))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 100),
+    share=st.sampled_from([0.0, 0.005, 0.1, 0.5, 1.0]),
+    deleted=st.sampled_from([0.0, 0.2, 1.0]),
+    k=st.sampled_from([1, 5, 300]),
+    indexed=st.booleans(),
+)
+def test_filters_and_deletions_come_before_ranking(seed, share, deleted, k, indexed):
+    rows = vectors(600, seed)
+    queries = vectors(2, seed + 1)
+    rng = np.random.default_rng(seed)
+    live, allowed = rng.random(600) >= deleted, rng.random(600) < share
+    parts = [slice(0, 250), slice(250, 600)]
+    segments = [segment(rows[part], indexed=indexed, live=live[part]) for part in parts]
+    index = Funnel(segments, DIMS, prefix_energy=ENERGY)
+    masks = [allowed[part] for part in parts]
+    both = live & allowed
+    exact = index.search(queries, k, allowed=masks, exact=True)
+    found = index.search(queries, k, allowed=masks, shortlist=300)
+    expected = min(k, int(both.sum()))
+    for result in (exact, found):
+        assert ((result.rows >= 0).sum(axis=1) == expected).all()
+        assert both[result.rows[result.rows >= 0]].all()
+        assert np.isneginf(result.scores[result.rows < 0]).all()
+    if both.sum() <= 300:
+        np.testing.assert_array_equal(found.rows, exact.rows)
+    elif expected == k:
+        assert_is_oracle(exact, rows, queries, k, 48, both)
+
+
+def test_a_rare_filter_finds_the_best_heads_exactly(rows, queries):
+    allowed = np.zeros(3000, dtype=bool)
+    allowed[::60] = True  # below two percent
+    index = funnel(rows)
+    found = index.search(queries, 10, dim=8, shortlist=49, allowed=[allowed])
+    exact = index.search(queries, 10, dim=8, allowed=[allowed], exact=True)
+    np.testing.assert_array_equal(found.rows, exact.rows)
+
+
+def test_all_vectors_equal():
+    rows = np.repeat(vectors(1), 50, axis=0)
+    for cuts in ((), (20, 30)):
+        result = funnel(rows, cuts).search(rows[:1], 5, shortlist=50)
+        assert result.rows.tolist() == [[0, 1, 2, 3, 4]]
+        result = funnel(rows, cuts).search(rows[:1], 5, shortlist=10)
+        assert len(set(result.rows[0].tolist())) == 5
+        np.testing.assert_allclose(result.scores, 1, atol=1e-3)
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_few_rows(indexed):
+    queries = vectors(2, seed=1)
+    nothing = Funnel([], DIMS, prefix_energy=ENERGY).search(queries, 5)
+    assert nothing.rows.shape == nothing.scores.shape == (2, 0)
+    empty = funnel(vectors(0), indexed=indexed).search(queries, 5)
+    assert empty.rows.shape == (2, 0)
+    one = funnel(vectors(1), (1, 1), indexed=indexed).search(queries, 10**9)
+    assert one.rows.tolist() == [[0], [0]]
+    assert funnel(vectors(4), indexed=indexed).search(queries[:0], 3).rows.shape == (0, 3)
+
+
+def test_everything_deleted(rows, queries):
+    index = Funnel([segment(rows, live=np.zeros(3000, bool))], DIMS, prefix_energy=ENERGY)
+    result = index.search(queries, 3, shortlist=10)
+    assert (result.rows == -1).all()
+
+
+def test_self_search_scores_one(rows):
+    for dim in DIMS:
+        result = funnel(rows).search(rows[:5] * 7, 1, dim=dim)
+        assert result.rows[:, 0].tolist() == [0, 1, 2, 3, 4]
+        np.testing.assert_allclose(result.scores[:, 0], 1, atol=1e-3)
+
+
+def test_vectors_of_any_prefix_length_are_compared_by_cosine():
+    dims = (5, 12, 40)
+    rng = np.random.default_rng(0)
+    rows = (rng.normal(size=(400, 40)) * rng.uniform(0.1, 4, size=(400, 1))).astype(np.float16)
+    lengths = [np.linalg.norm(rows[:, :d].astype(np.float32), axis=1) for d in dims]
+    index = Funnel([segment(rows, dims=dims, lengths=lengths)], dims)
+    queries = rng.normal(size=(4, 40)).astype(np.float32)
+    for level, dim in enumerate(dims):
+        result = index.search(queries, 10, dim=dim, shortlist=400)
+        unit = queries[:, :dim] / np.linalg.norm(queries[:, :dim], axis=1, keepdims=True)
+        cosines = unit @ rows[:, :dim].T.astype(np.float32) / lengths[level]
+        expected = -np.sort(-cosines, axis=1)[:, :10]
+        np.testing.assert_allclose(result.scores, expected, atol=1e-5)
+    assert index.search(queries, 10, shortlist=100).rows.shape == (4, 10)
+
+
+def test_a_zero_row_is_found_last():
+    rows = vectors(20)
+    rows[3] = 0
+    lengths = [np.linalg.norm(rows[:, :d], axis=1) for d in DIMS]
+    index = Funnel([segment(rows, lengths=lengths)], DIMS)
+    result = index.search(vectors(1, seed=1), 20)
+    assert result.rows[0, -1] == 3
+    assert np.isneginf(result.scores[0, -1])
+
+
+def test_a_truncated_index_serves_the_lower_dims(rows, queries):
+    whole = segment(rows)
+    lower = FunnelSegment(whole.bands[:2], shortlist=whole.shortlist)
+    index = Funnel([whole, lower], DIMS, prefix_energy=ENERGY)
+    assert index.dims == (8, 16)
+    assert index.search(queries, 5).stages[-1].dim == 16
+    with pytest.raises(DimensionError, match="dim=48 .* choose one of 8, 16"):
+        index.search(queries, 5, dim=48)
+
+
+@pytest.mark.parametrize(
+    ("message", "options"),
+    [
+        ("choose one of 8, 16, 32, 48", {"dim": 20}),
+        ("k=0", {"k": 0}),
+        ("k=-3", {"k": -3}),
+        ("shortlist=9 must be at least k=10", {"k": 10, "shortlist": 9}),
+        ("1 masks", {"allowed": [None]}),
+        ("one bool for each of 1500 rows", {"allowed": [np.ones(3, bool), None]}),
+        ("one bool for each of 1500 rows", {"allowed": [np.ones(1500), None]}),
+        ("at least 48", {"queries": np.ones((1, 47), np.float32)}),
+        ("at least 48", {"queries": np.ones(48, np.float32)}),
+        ("not finite", {"queries": np.full((1, 48), np.nan)}),
+        ("not finite", {"queries": np.full((1, 48), np.inf)}),
+        ("zero", {"queries": np.zeros((1, 48))}),
+    ],
+)
+def test_wrong_questions_are_query_errors(rows, queries, message, options):
+    index = funnel(rows, (1500,))
+    with pytest.raises(QueryError, match=message):
+        index.search(**({"queries": queries} | options))
+
+
+def test_segments_must_fit_the_dims(rows):
+    with pytest.raises(ValueError, match="do not fit"):
+        Funnel([segment(rows)], (8, 16, 40), prefix_energy=(0.5, 0.8, 1.0))
+    with pytest.raises(ValueError, match="either prefix_energy or the lengths"):
+        Funnel([segment(rows)], DIMS)
+
+
+def test_searches_from_several_threads(rows, queries):
+    index = funnel(rows, (1000,))
+    expected = index.search(queries, 10, shortlist=300).rows
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(index.search(queries, 10, shortlist=300).rows))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert all((rows == expected).all() for rows in found)

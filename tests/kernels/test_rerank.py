@@ -1,0 +1,173 @@
+"""The rerank kernel against its definition in numpy and a float64 oracle."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adaptive_search.kernels import _native
+from adaptive_search.kernels.rerank import rerank, rerank_reference
+
+LEVELS = _native.levels()
+
+WIDTHS = [(1,), (2, 3), (7, 9, 15), (16, 17), (31, 32, 33), (63, 64, 65), (64, 64, 128, 256)]
+
+
+def make(widths, n=23, nq=3, seed=0):
+    rng = np.random.default_rng(seed)
+    bands = [rng.normal(size=(n, w)).astype(np.float16) for w in widths]
+    queries = rng.normal(size=(nq, sum(widths))).astype(np.float32)
+    return queries, bands
+
+
+def assert_same(found, expected):
+    np.testing.assert_array_equal(found[0].view(np.uint32), expected[0].view(np.uint32))
+    np.testing.assert_array_equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("widths", WIDTHS)
+def test_every_level_gives_the_bits_of_the_reference(monkeypatch, level, widths):
+    queries, bands = make(widths)
+    monkeypatch.setenv("ADAPTIVE_SEARCH_LEVEL", level)
+    assert_same(rerank(queries, bands, 5), rerank_reference(queries, bands, 5))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_width_to_two_rounds_of_lanes(monkeypatch, level):
+    monkeypatch.setenv("ADAPTIVE_SEARCH_LEVEL", level)
+    for width in range(1, 66):
+        queries, bands = make((width,), n=5, nq=1)
+        assert_same(rerank(queries, bands, 5), rerank_reference(queries, bands, 5))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_all_float16_values_are_widened_exactly(monkeypatch, level):
+    monkeypatch.setenv("ADAPTIVE_SEARCH_LEVEL", level)
+    values = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite = values[np.isfinite(values)][:, None]
+    queries = np.ones((1, 1), dtype=np.float32)
+    scores, rows = rerank(queries, [np.ascontiguousarray(finite)], len(finite))
+    np.testing.assert_array_equal(scores[0], finite[rows[0], 0].astype(np.float32))
+
+
+def test_error_against_float64_is_that_of_float32_sums():
+    queries, bands = make((64, 64, 128, 256, 256, 256, 512), n=200)
+    rows = np.concatenate(bands, axis=1).astype(np.float64)
+    scores, found = rerank(queries, bands, 200)
+    for q, query in enumerate(queries.astype(np.float64)):
+        products = rows[found[q]] * query
+        bound = 64 * np.finfo(np.float32).eps * np.abs(products).sum(axis=1)
+        assert (np.abs(scores[q] - products.sum(axis=1)) <= bound).all()
+
+
+def test_division_into_bands_of_whole_lanes_changes_no_bit():
+    queries, bands = make((32, 64, 96))
+    whole = [np.concatenate(bands, axis=1)]
+    assert_same(rerank(queries, bands, 9), rerank(queries, whole, 9))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    n=st.integers(0, 40),
+    nq=st.integers(0, 20),
+    k=st.integers(1, 50),
+    threads=st.integers(1, 4),
+    masked=st.booleans(),
+    divided=st.booleans(),
+    picked=st.booleans(),
+)
+def test_matches_the_reference(seed, n, nq, k, threads, masked, divided, picked):
+    rng = np.random.default_rng(seed)
+    # Few distinct values, so that many scores are equal and ties have to break by row.
+    bands = [rng.integers(-1, 2, size=(n, w)).astype(np.float16) for w in (4, 3)]
+    queries = rng.integers(-1, 2, size=(nq, 7)).astype(np.float32)
+    options = {}
+    if masked:
+        options["mask"] = rng.random(n) < 0.6
+    if divided:
+        options["lengths"] = rng.integers(1, 4, size=n).astype(np.float32)
+    if picked:
+        chosen = [rng.permutation(np.arange(-1, n))[:15] for _ in range(nq)]
+        options["candidates"] = np.array(chosen, dtype=np.int64).reshape(nq, min(15, n + 1))
+    expected = rerank_reference(queries, bands, k, **options) if n else None
+    scores, rows = rerank(queries, bands, k, threads=threads, **options)
+    if expected is None:
+        assert (rows == -1).all()
+    else:
+        assert_same((scores, rows), expected)
+
+
+def test_batch_and_threads_change_no_bit():
+    queries, bands = make((64, 64, 128), n=500, nq=40)
+    alone = [rerank(query[None], bands, 7) for query in queries]
+    expected = tuple(np.concatenate(parts) for parts in zip(*alone, strict=True))
+    for threads in (1, 2, 5):
+        assert_same(rerank(queries, bands, 7, threads=threads), expected)
+
+
+def test_scan_and_rerank_give_a_row_the_same_bits():
+    queries, bands = make((64, 64), n=100)
+    everything = np.tile(np.arange(100), (len(queries), 1))
+    assert_same(rerank(queries, bands, 100, candidates=everything), rerank(queries, bands, 100))
+
+
+def test_reads_mapped_files(tmp_path):
+    queries, bands = make((16, 16))
+    path = tmp_path / "band"
+    bands[0].tofile(path)
+    mapped = np.memmap(path, dtype=np.float16, mode="r").reshape(bands[0].shape)
+    assert_same(rerank(queries, [mapped, bands[1]], 4), rerank(queries, bands, 4))
+
+
+def test_what_is_no_number_ranks_last():
+    bands = [np.array([[np.nan], [1.0], [-np.inf]], dtype=np.float16)]
+    scores, rows = rerank(np.ones((1, 1), np.float32), bands, 3)
+    assert rows.tolist() == [[1, 0, 2]]
+    assert scores.tolist() == [[1.0, -np.inf, -np.inf]]
+
+
+def wrong_inputs():
+    queries, bands = make((8, 8), n=10)
+    rows = np.zeros((3, 2), dtype=np.int64)
+    yield "float32", dict(queries=queries.astype(np.float64))
+    yield "2-d", dict(queries=queries[0])
+    yield "contiguous", dict(queries=np.asfortranarray(queries))
+    yield "float16", dict(bands=[band.astype(np.float32) for band in bands])
+    yield "contiguous", dict(bands=[band[:, ::2] for band in bands])
+    yield "at least one band", dict(bands=[])
+    yield "number of rows", dict(bands=[bands[0], bands[1][:5]])
+    yield "number of dims", dict(bands=bands[:1])
+    yield "candidate 10 is not one of 10 rows", dict(candidates=rows + 10)
+    yield "candidate -2", dict(candidates=rows - 2)
+    yield "int64", dict(candidates=rows.astype(np.int32))
+    yield "one line a query", dict(candidates=rows[:2])
+    yield "mask", dict(mask=np.ones(9, dtype=bool))
+    yield "lengths", dict(lengths=np.ones(9, dtype=np.float32))
+    yield "k=0", dict(k=0)
+    yield "threads=0", dict(threads=0)
+
+
+@pytest.mark.parametrize(("message", "changed"), list(wrong_inputs()))
+def test_wrong_input_is_a_value_error(message, changed):
+    queries, bands = make((8, 8), n=10)
+    arguments = {"queries": queries, "bands": bands, "k": 3} | changed
+    with pytest.raises(ValueError, match=message):
+        rerank(**arguments)
+
+
+def test_forced_level_of_another_machine_is_refused():
+    absent = next(level for level in ("neon", "avx512") if level not in LEVELS)
+    code = (
+        "import numpy as np; from adaptive_search.kernels.rerank import rerank;"
+        "rerank(np.ones((1, 1), np.float32), [np.ones((1, 1), np.float16)], 1)"
+    )
+    env = {**os.environ, "ADAPTIVE_SEARCH_LEVEL": absent}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "BackendUnavailable" in done.stderr
