@@ -236,14 +236,14 @@ def writer_lock(root: Path, *, wait: bool = False) -> Iterator[None]:
     import filelock
 
     lock = filelock.FileLock(root / LOCK_FILE, timeout=-1 if wait else 0)
-    try:
-        with disk_errors("lock", root):
+    with disk_errors("lock", root):
+        try:
             lock.acquire()
-    except filelock.Timeout:
-        raise StoreLockedError(
-            f"another process is writing to {root}; try again when it has finished, or wait "
-            "for it with wait=True (--wait)"
-        ) from None
+        except filelock.Timeout:
+            raise StoreLockedError(
+                f"another process is writing to {root}; try again when it has finished, or wait "
+                "for it with wait=True (--wait)"
+            ) from None
     try:
         yield
     finally:
