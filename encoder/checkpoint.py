@@ -1,0 +1,162 @@
+"""Weights on disk: a directory of config.json, tokenizer.json and model.safetensors.
+
+Matrices may be int8 with one float32 scale a row, in a tensor named
+`<matrix>.scale`. The fingerprint names the function that the weights compute:
+the same bytes of config, vocabulary and tensors give the same fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from adaptive_search.encoder.config import EncoderConfig
+from adaptive_search.errors import WeightsError
+
+CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
+SCALE = ".scale"
+
+Tensors = dict[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Loaded weights: float32 tensors, or int8 ones beside their `.scale`."""
+
+    directory: Path
+    config: EncoderConfig
+    tensors: Tensors
+    fingerprint: str
+
+
+def shipped_weights() -> Path:
+    """The directory of the weights that come with the package."""
+    return Path(__file__).resolve().parent / "weights"
+
+
+def load(directory: Path) -> Checkpoint:
+    """Read and check a weights directory.
+
+    Raises:
+        WeightsError: a file is missing, damaged, or of another architecture.
+    """
+    if not directory.is_dir():
+        raise WeightsError(
+            f"{directory} is not a weights directory; it must hold {CONFIG}, {TOKENIZER} "
+            f"and {WEIGHTS}"
+        )
+    digest = hashlib.sha256()
+    for name in (CONFIG, TOKENIZER, WEIGHTS):
+        try:
+            digest.update(hashlib.sha256((directory / name).read_bytes()).digest())
+        except OSError as error:
+            raise WeightsError(f"{directory / name} cannot be read: {error.strerror}") from None
+    config = EncoderConfig.from_json((directory / CONFIG).read_text(encoding="utf-8"))
+    tensors = _read_tensors(directory / WEIGHTS)
+    _check_shapes(directory / WEIGHTS, config, tensors)
+    return Checkpoint(directory, config, tensors, digest.hexdigest()[:16])
+
+
+def save(
+    directory: Path, config: EncoderConfig, tokenizer_json: str, tensors: Mapping[str, NDArray]
+) -> None:
+    """Write a weights directory; a file replaces its old self only when complete."""
+    directory.mkdir(parents=True, exist_ok=True)
+    partial = directory / (WEIGHTS + ".partial")
+    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, partial)
+    os.replace(partial, directory / WEIGHTS)
+    for name, text in ((CONFIG, config.to_json()), (TOKENIZER, tokenizer_json)):
+        partial = directory / (name + ".partial")
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, directory / name)
+
+
+def quantize_rows(tensors: Mapping[str, NDArray[np.float32]]) -> Tensors:
+    """Turn each matrix into int8 rows with a float32 scale a row; keep the rest.
+
+    A row r becomes round(r / scale) with scale = max|r| / 127.
+    """
+    result: Tensors = {}
+    for name, tensor in tensors.items():
+        if tensor.ndim != 2 or name == "pooling.query":
+            result[name] = tensor.astype(np.float32)
+            continue
+        scale = np.abs(tensor).max(axis=1) / 127
+        safe = np.where(scale > 0, scale, 1).astype(np.float32)
+        result[name] = np.rint(tensor / safe[:, None]).astype(np.int8)
+        result[name + SCALE] = safe
+    return result
+
+
+def dequantize(tensors: Mapping[str, NDArray], *, keep: frozenset[str] = frozenset()) -> Tensors:
+    """Float32 tensors from int8 rows and scales, except those named in keep."""
+    result: Tensors = {}
+    for name, tensor in tensors.items():
+        if name.endswith(SCALE):
+            if name.removesuffix(SCALE) in keep:
+                result[name] = tensor
+        elif tensor.dtype == np.int8 and name not in keep:
+            result[name] = tensor.astype(np.float32) * tensors[name + SCALE][:, None]
+        else:
+            result[name] = tensor
+    return result
+
+
+def expected_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a config."""
+    d, inner, channels = config.d_model, config.d_inner, config.d_inner + 2 * config.d_state
+    block = {
+        "mixer_norm.weight": (d,),
+        "mixer.in_proj.weight": (inner + channels + config.nheads, d),
+        "mixer.conv1d.weight": (channels, 1, config.d_conv),
+        "mixer.conv1d.bias": (channels,),
+        "mixer.dt_bias": (config.nheads,),
+        "mixer.A_log": (config.nheads,),
+        "mixer.D": (config.nheads,),
+        "mixer.norm.weight": (inner,),
+        "mixer.out_proj.weight": (d, inner),
+        "mlp_norm.weight": (d,),
+        "mlp.gate_up.weight": (2 * config.d_mlp, d),
+        "mlp.down.weight": (d, config.d_mlp),
+    }
+    shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (config.vocab_size, d)}
+    for i in range(config.n_layers):
+        shapes |= {f"blocks.{i}.{name}": shape for name, shape in block.items()}
+    shapes["final_norm.weight"] = (d,)
+    shapes["pooling.query"] = (len(config.dims), d)
+    shapes |= {f"heads.{b}.weight": (width, d) for b, width in enumerate(config.band_widths)}
+    return shapes
+
+
+def _read_tensors(path: Path) -> Tensors:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path} is not a readable safetensors file: {error}") from None
+
+
+def _check_shapes(path: Path, config: EncoderConfig, tensors: Tensors) -> None:
+    expected = expected_shapes(config)
+    scales = {n + SCALE: s[:1] for n, s in expected.items() if n + SCALE in tensors}
+    for name, shape in (expected | scales).items():
+        found = tensors.get(name)
+        if found is None or found.shape != shape:
+            what = "is missing" if found is None else f"has shape {found.shape}"
+            raise WeightsError(f"{path}: tensor {name} {what}, the config asks for {shape}")
+        wanted = (np.int8,) if name + SCALE in scales else (np.float32,)
+        if found.dtype not in wanted:
+            raise WeightsError(f"{path}: tensor {name} is {found.dtype}, expected {wanted[0]}")
+        if found.dtype == np.float32 and not np.isfinite(found).all():
+            raise WeightsError(f"{path}: tensor {name} holds NaN or infinite values")
+    unknown = sorted(set(tensors) - set(expected) - set(scales))
+    if unknown:
+        raise WeightsError(f"{path}: unknown tensors: {', '.join(unknown[:3])}")

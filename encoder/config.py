@@ -1,0 +1,152 @@
+"""The shape of the MatMamba encoder, fixed by its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+
+from adaptive_search.errors import DimensionError, QueryError, WeightsError
+
+DIRECTIONS = ("causal", "alternating")
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Sizes of the encoder; the defaults are those of the shipped weights.
+
+    The names are Mamba-2's (Dao and Gu 2024, arXiv:2405.21060) and MatMamba's
+    (Shukla et al. 2024, arXiv:2410.06718).
+    """
+
+    vocab_size: int = 30522
+    d_model: int = 384  # residual width, equal to the teacher's
+    n_layers: int = 6
+    expand: int = 2  # d_inner = expand * d_model
+    d_state: int = 64  # N
+    d_conv: int = 4
+    headdim: int = 32  # P
+    mlp_expand: int = 2
+    context: int = 8192  # tokens; longer texts are cut, and counted as cut
+    direction: str = "causal"  # or "alternating": odd blocks read right to left
+    norm_eps: float = 1e-5
+    dims: tuple[int, ...] = (64, 128, 256, 512, 768, 1024, 1536)
+    # Share of the squared length that each prefix carries; the last is 1.
+    prefix_energy: tuple[float, ...] = (0.40, 0.50, 0.61, 0.74, 0.80, 0.86, 1.0)
+    granularities: tuple[int, ...] = (1, 2, 4, 8)  # divisors of the inner width
+
+    def __post_init__(self) -> None:
+        """Refuse a shape that no weights can have."""
+        sizes = {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if isinstance(value, int)
+        }
+        bad = [f"{name}={value}" for name, value in sizes.items() if value < 1]
+        if bad:
+            raise WeightsError(f"encoder config: {', '.join(bad)} must be at least 1")
+        if self.d_inner % self.headdim:
+            raise WeightsError(
+                f"encoder config: headdim={self.headdim} must divide d_inner={self.d_inner}"
+            )
+        if self.direction not in DIRECTIONS:
+            raise WeightsError(
+                f"encoder config: direction={self.direction!r} must be one of {DIRECTIONS}"
+            )
+        if not self.dims or list(self.dims) != sorted(set(self.dims)) or self.dims[0] < 1:
+            raise WeightsError(f"encoder config: dims={self.dims} must rise")
+        energy = self.prefix_energy
+        rises = list(energy) == sorted(set(energy)) and energy[0] > 0 if energy else False
+        if len(energy) != len(self.dims) or not rises or not math.isclose(energy[-1], 1.0):
+            raise WeightsError(
+                f"encoder config: prefix_energy={energy} must rise to 1, one value for each of "
+                f"the {len(self.dims)} dims"
+            )
+        if any(self.nheads % g or self.d_mlp % g for g in self.granularities):
+            raise WeightsError(
+                f"encoder config: granularities={self.granularities} must divide the "
+                f"{self.nheads} heads and the MLP width {self.d_mlp}"
+            )
+
+    @property
+    def d_inner(self) -> int:
+        """Inner width of a MatMamba2 block at full granularity."""
+        return self.expand * self.d_model
+
+    @property
+    def nheads(self) -> int:
+        """Heads of a MatMamba2 block at full granularity."""
+        return self.d_inner // self.headdim
+
+    @property
+    def d_mlp(self) -> int:
+        """Inner width of the swish-gated MLP at full granularity."""
+        return self.mlp_expand * self.d_model
+
+    @property
+    def band_widths(self) -> tuple[int, ...]:
+        """Width of each band; band i holds the coordinates from dims[i-1] to dims[i]."""
+        return tuple(b - a for a, b in zip((0, *self.dims), self.dims, strict=False))
+
+    @property
+    def band_weights(self) -> tuple[float, ...]:
+        """Fixed length of each band; the squares sum to 1."""
+        energy = self.prefix_energy
+        return tuple(math.sqrt(b - a) for a, b in zip((0.0, *energy), energy, strict=False))
+
+    def bands_of(self, dim: int) -> int:
+        """Number of bands in the prefix of `dim` coordinates.
+
+        Raises:
+            DimensionError: dim is not a nesting dimension.
+        """
+        if dim not in self.dims:
+            raise DimensionError(dim, self.dims)
+        return self.dims.index(dim) + 1
+
+    def check_granularity(self, granularity: int) -> None:
+        """Raise QueryError unless the sub-model of this divisor was trained."""
+        if granularity not in self.granularities:
+            allowed = ", ".join("1" if g == 1 else f"1/{g}" for g in self.granularities)
+            raise QueryError(
+                f"granularity 1/{granularity} is not a trained width; choose one of {allowed}"
+            )
+
+    def to_dict(self) -> dict[str, object]:
+        """This config as plain numbers, strings and tuples."""
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        """This config as JSON, one field a line."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> EncoderConfig:
+        """Read a config, refusing unknown fields and wrong types.
+
+        Raises:
+            WeightsError: the text is not a valid config.
+        """
+        try:
+            raw = json.loads(text)
+        except ValueError as error:
+            raise WeightsError(f"encoder config is not JSON: {error}") from None
+        if not isinstance(raw, dict):
+            raise WeightsError("encoder config must be a JSON object")
+        fields = {f.name: f.default for f in dataclasses.fields(cls)}
+        unknown = sorted(set(raw) - set(fields))
+        if unknown:
+            raise WeightsError(f"encoder config has unknown fields: {', '.join(unknown)}")
+        values = {name: _coerce(name, value, fields[name]) for name, value in raw.items()}
+        return cls(**values)
+
+
+def _coerce(name: str, value: object, default: object) -> object:
+    if isinstance(default, tuple) and isinstance(value, list):
+        return tuple(_coerce(name, item, default[0]) for item in value)
+    if isinstance(default, float) and isinstance(value, int | float):
+        return float(value)
+    if type(value) is not type(default):
+        raise WeightsError(f"encoder config: {name} must be {type(default).__name__}")
+    return value

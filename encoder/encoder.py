@@ -1,0 +1,235 @@
+"""Texts to nested vectors: what users of the encoder hold."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptive_search.encoder import checkpoint
+from adaptive_search.encoder.config import EncoderConfig
+from adaptive_search.encoder.tokenizer import Ids, Tokenizer
+from adaptive_search.errors import BackendUnavailable, QueryError
+
+if TYPE_CHECKING:
+    from adaptive_search.encoder.selection import Selection
+
+Vectors = NDArray[np.float32]
+
+EMBEDDING = "embedding.weight"
+
+
+class Engine(Protocol):
+    """What computes the model: native code on a CPU, or PyTorch on a GPU."""
+
+    def encode(
+        self,
+        ids: NDArray[np.int32],
+        offsets: NDArray[np.int64],
+        heads: NDArray[np.int32],
+        bands: int,
+        threads: int,
+    ) -> Vectors:
+        """Vectors float32 (texts, dims[bands - 1]) of packed sequences.
+
+        Args:
+            ids: int32 (tokens,), all texts one after another.
+            offsets: int64 (texts + 1,), where each text begins and ends.
+            heads: int32 (n_layers,), active heads of each layer.
+            bands: bands to compute.
+            threads: CPU threads.
+        """
+        ...
+
+
+class Encoder:
+    """A loaded MatMamba encoder.
+
+    Every vector is nested: its first d coordinates, at unit length, are the
+    d-dim embedding, for each d in `dims`.
+    """
+
+    def __init__(
+        self, weights: checkpoint.Checkpoint, *, device: str = "cpu", threads: int | None = None
+    ) -> None:
+        """Prepare weights for a device; `load` also reads them."""
+        self.config: EncoderConfig = weights.config
+        self.fingerprint: str = weights.fingerprint
+        self.directory: Path = weights.directory
+        self.tokenizer = Tokenizer.load(weights.directory / checkpoint.TOKENIZER)
+        self.device = device
+        self.threads = threads or available_threads()
+        self._engine = _make_engine(weights, device)
+
+    @classmethod
+    def load(
+        cls,
+        directory: str | Path | None = None,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+    ) -> Encoder:
+        """Load the shipped weights, or those in a directory.
+
+        Args:
+            directory: a weights directory, as `train` writes it.
+            device: "cpu" (native engine) or "cuda" (PyTorch, optional extra).
+            threads: CPU threads; all that this process may use by default.
+
+        Raises:
+            WeightsError: the directory does not hold usable weights.
+            BackendUnavailable: the device is not on this machine.
+        """
+        path = Path(directory) if directory is not None else checkpoint.shipped_weights()
+        return cls(checkpoint.load(path), device=device, threads=threads)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The nesting dimensions."""
+        return self.config.dims
+
+    @property
+    def granularities(self) -> tuple[int, ...]:
+        """The trained divisors of the inner width."""
+        return self.config.granularities
+
+    def encode(
+        self, texts: str | Sequence[str], dim: int | None = None, *, granularity: int = 1
+    ) -> Vectors:
+        """Embed texts at one dimension.
+
+        Args:
+            texts: one text or several; each is cut at `config.context` tokens.
+            dim: one of `dims`; the largest by default.
+            granularity: divisor of the inner width: 1, 2, 4 or 8.
+
+        Returns:
+            float32 (texts, dim), unit length; (dim,) for one text given as str.
+
+        Raises:
+            DimensionError: dim is not a nesting dimension.
+            QueryError: granularity is not one of `granularities`.
+        """
+        dim = self.dims[-1] if dim is None else dim
+        batch = [texts] if isinstance(texts, str) else texts
+        ids = self.tokenizer.encode_batch(batch, context=self.config.context)
+        vectors = self.truncate(self.encode_ids(ids, dim, granularity=granularity), dim)
+        return vectors[0] if isinstance(texts, str) else vectors
+
+    def encode_all_dims(
+        self, texts: str | Sequence[str], *, granularity: int = 1
+    ) -> dict[int, Vectors]:
+        """Embed texts once and slice them at every nesting dimension.
+
+        Returns:
+            For each dim what `encode(texts, dim)` returns.
+        """
+        full = self.encode(texts, granularity=granularity)
+        return {dim: self.truncate(full, dim) for dim in self.dims}
+
+    def encode_batch(
+        self,
+        texts: Iterable[str],
+        dim: int | None = None,
+        *,
+        granularity: int = 1,
+        batch_size: int = 256,
+    ) -> Iterator[Vectors]:
+        """Embed any number of texts, `batch_size` at a time, in bounded memory."""
+        iterator = iter(texts)
+        while batch := list(itertools.islice(iterator, batch_size)):
+            yield self.encode(batch, dim, granularity=granularity)
+
+    def encode_ids(
+        self, ids: Sequence[Ids], dim: int | None = None, *, granularity: int = 1
+    ) -> Vectors:
+        """Embed framed token ids; the form that an index stores.
+
+        Returns:
+            float32 (texts, dim): prefixes of full unit vectors, whose length is
+            sqrt(prefix_energy) of dim for every text.
+        """
+        dim = self.dims[-1] if dim is None else dim
+        bands = self.config.bands_of(dim)
+        self.config.check_granularity(granularity)
+        if not ids:
+            return np.zeros((0, dim), dtype=np.float32)
+        offsets = np.zeros(len(ids) + 1, dtype=np.int64)
+        np.cumsum([len(sequence) for sequence in ids], out=offsets[1:])
+        heads = np.full(self.config.n_layers, self.config.nheads // granularity, dtype=np.int32)
+        packed = np.concatenate(ids).astype(np.int32, copy=False)
+        return self._engine.encode(packed, offsets, heads, bands, self.threads)
+
+    def truncate(self, vectors: Vectors, dim: int) -> Vectors:
+        """The d-dim embeddings within vectors of any larger nesting dimension.
+
+        Args:
+            vectors: float32 (..., >= dim), from any method of this class.
+            dim: one of `dims`.
+
+        Returns:
+            float32 (..., dim), unit length.
+        """
+        self.config.bands_of(dim)
+        prefix = vectors[..., :dim]
+        length = np.linalg.norm(prefix, axis=-1, keepdims=True)
+        return prefix / np.maximum(length, np.finfo(np.float32).tiny)
+
+    def select_optimal_dimension(
+        self,
+        min_accuracy: float = 0.0,
+        max_latency_ms: float = float("inf"),
+        max_memory_mb: float = float("inf"),
+        *,
+        vectors: int = 100_000,
+    ) -> Selection:
+        """The dimension and granularity that fit limits best, from measured figures.
+
+        Args:
+            min_accuracy: least share of the full vector's nDCG@10 to keep, 0 to 1.
+            max_latency_ms: most milliseconds to encode one query.
+            max_memory_mb: most megabytes (10^6 bytes) for `vectors` stored vectors.
+            vectors: how many vectors are to be stored.
+
+        Raises:
+            QueryError: nothing measured fits; the message names the nearest choice.
+            WeightsError: these weights come without measurements.
+        """
+        from adaptive_search.encoder.selection import select
+
+        return select(self.directory, min_accuracy, max_latency_ms, max_memory_mb, vectors)
+
+
+def available_threads() -> int:
+    """CPUs that this process may use, or what ADAPTIVE_SEARCH_THREADS says.
+
+    Raises:
+        QueryError: the variable is not a positive number.
+    """
+    asked = os.environ.get("ADAPTIVE_SEARCH_THREADS", "")
+    if asked and (not asked.isdecimal() or int(asked) < 1):
+        raise QueryError(f"ADAPTIVE_SEARCH_THREADS={asked} must be a number from 1 up")
+    if asked:
+        return int(asked)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _make_engine(weights: checkpoint.Checkpoint, device: str) -> Engine:
+    if device == "cuda":
+        from adaptive_search.encoder.torch_engine import TorchEngine
+
+        return TorchEngine(weights, device)
+    if device != "cpu":
+        raise BackendUnavailable(f"device {device!r} is not known; choose cpu or cuda")
+    from adaptive_search.kernels.native import Engine as NativeEngine
+
+    tensors = checkpoint.dequantize(weights.tensors, keep=frozenset({EMBEDDING}))
+    engine: Engine = NativeEngine(weights.config.to_dict(), tensors)
+    return engine

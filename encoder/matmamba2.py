@@ -1,0 +1,161 @@
+"""The MatMamba2 block: a Mamba-2 block whose narrower selves share its weights.
+
+Glossary: d_model residual width; d_inner = expand * d_model; headdim P;
+nheads = d_inner / P; d_state N; dt step size; A state decay; B, C input and
+output maps of the state; D skip weight; z gate.
+
+Source: Shukla et al. 2024, arXiv:2410.06718 (nesting); Dao and Gu 2024,
+arXiv:2405.21060 (Mamba-2).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from adaptive_search.kernels.torch_ops import causal_conv1d_silu, gated_rms_norm, rms_norm, ssd_scan
+
+
+class NestedWeights(NamedTuple):
+    """The weights of the sub-model of a number of heads."""
+
+    in_proj: Tensor  # (2 * d + 2 * ngroups * d_state + heads, d_model)
+    conv: Tensor  # (d + 2 * ngroups * d_state, d_conv)
+    conv_bias: Tensor
+    norm: Tensor  # (d,)
+    out_proj: Tensor  # (d_model, d)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm with a learned scale."""
+
+    def __init__(self, width: int, eps: float = 1e-5) -> None:
+        """Start with a scale of one."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis of x; float32."""
+        return rms_norm(x, self.weight, self.eps)
+
+
+class MatMamba2(nn.Module):
+    """Mamba-2 with nested inner widths; without options, a regular Mamba2 block.
+
+    It loads the state dict of a `mamba_ssm` Mamba2 (or MatMamba) block of the
+    same sizes. Set `mixnmatch = True` and `mixnmatch_dims` to give this layer
+    a width of its own, whatever `mrl_level` the model is called with.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 128,
+        d_conv: int = 4,
+        expand: int = 2,
+        headdim: int = 64,
+        *,
+        ngroups: int = 1,
+        chunk_size: int = 64,
+        norm_eps: float = 1e-5,
+    ) -> None:
+        """Build the block with Mamba-2's initial values.
+
+        Raises:
+            ValueError: headdim does not divide expand * d_model, or ngroups the heads.
+        """
+        super().__init__()
+        self.d_model, self.d_state, self.expand = d_model, d_state, expand
+        self.d_inner, self.headdim, self.ngroups = expand * d_model, headdim, ngroups
+        if self.d_inner % headdim:
+            raise ValueError(f"headdim={headdim} must divide expand * d_model = {self.d_inner}")
+        self.nheads = self.d_inner // headdim
+        if self.nheads % ngroups:
+            raise ValueError(f"ngroups={ngroups} must divide the {self.nheads} heads")
+        self.chunk_size = chunk_size
+        self.mixnmatch = False
+        self.mixnmatch_dims = d_model
+
+        d_bc = 2 * ngroups * d_state
+        # Order of the rows: z, x, B, C, dt
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner + d_bc + self.nheads, bias=False)
+        channels = self.d_inner + d_bc
+        self.conv1d = nn.Conv1d(channels, channels, d_conv, groups=channels, padding=d_conv - 1)
+        # dt log-uniform in [0.001, 0.1]; the inverse of softplus of it is the bias.
+        dt = torch.exp(torch.empty(self.nheads).uniform_(math.log(1e-3), math.log(1e-1)))
+        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
+        self.A_log = nn.Parameter(torch.log(torch.empty(self.nheads).uniform_(1, 16)))
+        self.D = nn.Parameter(torch.ones(self.nheads))
+        self.norm = RMSNorm(self.d_inner, norm_eps)
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
+
+    def heads_at(self, mrl_level: int) -> int:
+        """Heads of the sub-model with d_model / mrl_level, or of `mixnmatch_dims`.
+
+        Raises:
+            ValueError: the width is not a whole number of heads of each group.
+        """
+        width = self.mixnmatch_dims if self.mixnmatch else self.d_model // mrl_level
+        exact = self.mixnmatch or self.d_model % mrl_level == 0
+        inner = self.expand * width
+        whole = exact and 0 < inner <= self.d_inner and inner % self.headdim == 0
+        if not whole or inner // self.headdim % self.ngroups:
+            raise ValueError(
+                f"a width of {width} of {self.d_model} is not a whole number of heads: "
+                f"expand={self.expand} times it must be a multiple of headdim={self.headdim}"
+            )
+        return inner // self.headdim
+
+    def nested(self, heads: int) -> NestedWeights:
+        """The weights of the first `heads` heads, with all of B and C."""
+        d, d_bc = heads * self.headdim, 2 * self.ngroups * self.d_state
+        conv, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
+        assert bias is not None  # for the type checker: Conv1d was built with a bias
+        if heads == self.nheads:
+            whole = (self.in_proj.weight, conv, bias, self.norm.weight, self.out_proj.weight)
+            return NestedWeights(*whole)
+        z, x, BC, dt = self.in_proj.weight.split([self.d_inner, self.d_inner, d_bc, self.nheads])
+        return NestedWeights(
+            torch.cat([z[:d], x[:d], BC, dt[:heads]]),
+            torch.cat([conv[:d], conv[self.d_inner :]]),
+            torch.cat([bias[:d], bias[self.d_inner :]]),
+            self.norm.weight[:d],
+            self.out_proj.weight[:, :d],
+        )
+
+    def forward(self, u: Tensor, mrl_level: int = 1) -> Tensor:
+        """Mix positions, looking back only.
+
+        Args:
+            u: (batch, seqlen, d_model).
+            mrl_level: divisor of the width; 1 is the whole block.
+
+        Returns:
+            (batch, seqlen, d_model).
+
+        Raises:
+            ValueError: the width is not a whole number of heads.
+        """
+        heads = self.heads_at(mrl_level)
+        d, d_state = heads * self.headdim, self.d_state
+        groups, d_bc = self.ngroups, self.ngroups * self.d_state
+        weights = self.nested(heads)
+        z, xBC, dt = F.linear(u, weights.in_proj).split([d, d + 2 * d_bc, heads], dim=-1)
+        xBC = causal_conv1d_silu(xBC, weights.conv, weights.conv_bias)
+        x, B, C = xBC.split([d, d_bc, d_bc], dim=-1)
+        y = ssd_scan(
+            x.unflatten(-1, (heads, self.headdim)),
+            F.softplus(dt.float() + self.dt_bias[:heads]),
+            -torch.exp(self.A_log[:heads].float()),
+            B.unflatten(-1, (groups, d_state)),
+            C.unflatten(-1, (groups, d_state)),
+            self.D[:heads],
+            chunk_size=self.chunk_size,
+        )
+        gated = gated_rms_norm(y.flatten(-2), z, weights.norm, self.norm.eps)
+        return F.linear(gated, weights.out_proj)
