@@ -9,6 +9,7 @@ namespace nb = nanobind;
 void bind_engine(nb::module_ &m);
 void bind_ops(nb::module_ &m);
 void bind_rerank(nb::module_ &m);
+void bind_training(nb::module_ &m);
 
 NB_MODULE(_native, m) {
     m.doc() = "Native kernels of adaptive_search.";
@@ -24,4 +25,5 @@ NB_MODULE(_native, m) {
     bind_engine(m);
     bind_ops(m);
     bind_rerank(m);
+    bind_training(m);
 }

@@ -1,0 +1,18 @@
+// 128-bit registers, of which there are 32.
+#define ADAPTIVE_SEARCH_LANES 4
+#define ADAPTIVE_SEARCH_TILE_ROWS 12
+#include "simd_training.h"
+#include "simd_training_scan.h"
+#include "training_table.h"
+
+namespace adaptive_search {
+
+template <class T>
+const TrainingOps<T> &training_ops_neon() {
+    return training_table<T>();
+}
+
+template const TrainingOps<float> &training_ops_neon();
+template const TrainingOps<BFloat16> &training_ops_neon();
+
+}  // namespace adaptive_search
