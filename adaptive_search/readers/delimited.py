@@ -63,7 +63,7 @@ def read_delimited(source: Source, delimiter: str | None) -> Iterator[Document |
     """
     # The limit is csv's, for the whole process; rows are bounded by _RowLines.
     csv.field_size_limit(max(csv.field_size_limit(), source.max_bytes))
-    with open_lines(source) as lines:
+    with open_lines(source, may_guess=True) as lines:
         header: list[str] | None = None
         for number, row in _rows(lines, source, delimiter):
             if isinstance(row, str):

@@ -35,7 +35,12 @@ def is_binary(head: bytes) -> bool:
     """Whether the first bytes of a file cannot be text of any encoding read here."""
     if mark_of(head)[1] is not None:
         return False
-    return b"\0" in head or len(_CONTROL.findall(head)) > _MAX_CONTROL_SHARE * len(head)
+    return b"\0" in head or is_noise(head)
+
+
+def is_noise(head: bytes) -> bool:
+    """Whether bytes without a mark hold more control characters than a stray few."""
+    return len(_CONTROL.findall(head)) > _MAX_CONTROL_SHARE * len(head)
 
 
 def decode(data: bytes) -> tuple[str, int]:

@@ -37,12 +37,13 @@ _EXTENSIONS: tuple[tuple[str, Reader], ...] = (
     ("parquet pq", read_parquet),
     ("arrow arrows feather ipc", read_arrow),
     (
-        "py pyi pyx pxd c h cc cpp cxx hh hpp hxx cu cuh m mm cs java kt kts scala groovy gradle go "
-        "rs swift js mjs cjs jsx ts tsx vue svelte css scss sass less rb php pl pm lua r jl dart ex "
-        "exs erl hrl hs ml mli fs fsx clj cljs cljc edn lisp el scm vb bas pas f f90 f95 for asm s "
-        "zig nim d v sv vhd vhdl sol sh bash zsh fish ps1 psm1 bat cmd awk sed sql proto thrift "
-        "graphql gql tf hcl toml yaml yml ini cfg conf properties xml xsd xsl svg cmake mk make "
-        "dockerfile nix bzl star diff patch ipynb geojson",
+        "py pyi pyx pxd c h cc cpp cxx hh hpp hxx cu cuh m mm cs java kt kts scala groovy "
+        "gradle go rs swift js mjs cjs jsx ts tsx vue svelte css scss sass less rb php pl pm "
+        "lua r jl dart ex exs erl hrl hs ml mli fs fsx clj cljs cljc edn lisp el scm vb bas "
+        "pas f f90 f95 for asm s zig nim d v sv vhd vhdl sol sh bash zsh fish ps1 psm1 bat "
+        "cmd awk sed sql proto thrift graphql gql tf hcl toml yaml yml ini cfg conf "
+        "properties xml xsd xsl svg cmake mk make dockerfile nix bzl star diff patch ipynb "
+        "geojson",
         _code,
     ),
 )

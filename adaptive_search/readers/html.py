@@ -102,7 +102,7 @@ class _Writer:
 
 
 def _tokens(page: str) -> Iterator[tuple[bool, str]]:
-    """(False, raw text) and (True, tag name, "/" before it at an end tag), hidden parts left out."""
+    """(False, raw text) and (True, tag name, with "/" at an end tag); no hidden parts."""
     position = 0
     while (start := page.find("<", position)) >= 0:
         tag = _TAG.match(page, start)

@@ -23,9 +23,9 @@ def read_json_lines(source: Source) -> Iterator[Document | Skipped]:
     """One record a line; a bad line is skipped alone.
 
     Raises:
-        UnreadableFile: binary, or in no known encoding.
+        UnreadableFile: binary. (JSON is UTF-8: RFC 8259, section 8.1.)
     """
-    with open_lines(source) as lines:
+    with open_lines(source, may_guess=False) as lines:
         for line in lines:
             if line.reason:
                 yield source.skipped(line.number, line.reason)

@@ -13,7 +13,7 @@ from adaptive_search.readers.encoding import (
     SAMPLE_BYTES,
     decode,
     guess_encoding,
-    is_binary,
+    is_noise,
     mark_of,
 )
 from adaptive_search.readers.source import Source, UnreadableFile
@@ -37,8 +37,12 @@ class Line:
 
 
 @contextmanager
-def open_lines(source: Source) -> Iterator[Iterator[Line]]:
+def open_lines(source: Source, *, may_guess: bool) -> Iterator[Iterator[Line]]:
     """The lines of a text file, decoded one by one.
+
+    Args:
+        source: the file.
+        may_guess: whether lines that are not UTF-8 may be in another encoding.
 
     Raises:
         UnreadableFile: binary, or in no known encoding.
@@ -47,9 +51,9 @@ def open_lines(source: Source) -> Iterator[Iterator[Line]]:
         head = file.read(SAMPLE_BYTES)
         skip, encoding = mark_of(head)
         if encoding is None:
-            if is_binary(head):
+            if is_noise(head):
                 raise UnreadableFile("binary file: not the lines of text its name promises")
-            encoding = guess_encoding(head)
+            encoding = guess_encoding(head) if may_guess else "utf-8"
         if encoding.startswith(("utf-16", "utf-32")):
             # Their line ends are not the byte 10; such exports are small.
             text, _ = decode(source.read())

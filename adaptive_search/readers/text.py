@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
+from adaptive_search.boundaries import headings
 from adaptive_search.documents import Document, Kind
 from adaptive_search.readers.encoding import decode
 from adaptive_search.readers.source import Source
 
-_HEAD_CHARS = 1 << 16
-_MARKDOWN_TITLE = re.compile(
-    r"^(?:#[ \t]+(?P<atx>\S.*?)[ \t]*#*|(?P<setext>\S.*)\r?\n=+[ \t]*)\r?$", re.M
-)
-_RST_TITLE = re.compile(
-    r"^(?:([=\-~^\"'`#*+.:_])\1{2,}\r?\n[ ]?)?(?P<title>\w.*?)\r?\n([=\-~^\"'`#*+.:_])\3{2,}[ \t]*\r?$",
-    re.M,
-)
+_HEAD_CHARS = 1 << 14  # the title of a document stands near its top
 
 
 def read_text(source: Source, kind: Kind) -> Iterator[Document]:
@@ -31,10 +24,5 @@ def read_text(source: Source, kind: Kind) -> Iterator[Document]:
 
 
 def _title(head: str, kind: Kind) -> str:
-    if kind == "markdown":
-        match = _MARKDOWN_TITLE.search(head)
-        return (match["atx"] or match["setext"]).strip() if match else ""
-    if kind == "rst":
-        match = _RST_TITLE.search(head)
-        return match["title"].strip() if match else ""
-    return ""
+    found = headings(head, kind)
+    return found[0].text if found else ""
