@@ -22,6 +22,10 @@ namespace {
 constexpr std::size_t kTile = 128;
 static_assert(kTile % kChunk == 0, "tiles must be whole chunks");
 
+// Tokens that go through all layers together, unless one text has more: while they do, a layer's
+// weights are read from memory only once.
+constexpr std::size_t kUnit = 512;
+
 std::ptrdiff_t stride(std::size_t n) { return static_cast<std::ptrdiff_t>(n); }
 
 // Long decays end in denormal numbers, which cost a hundred cycles each on some CPUs.
@@ -71,22 +75,56 @@ std::vector<float> transpose_conv(const float *weight, std::size_t channels, std
     return transposed;
 }
 
-// Consecutive texts [first, last) that share a tile, or one text that is longer.
+// Consecutive texts [first, last) that go through the layers together.
 using Unit = std::pair<std::size_t, std::size_t>;
 
-std::vector<Unit> group_texts(const Batch &batch) {
+// Units as large as reuses a layer's weights well, yet enough of them for every thread.
+std::vector<Unit> group_texts(const Batch &batch, int threads) {
+    const auto all = static_cast<std::size_t>(batch.offsets[batch.texts]);
+    const std::size_t share = all / static_cast<std::size_t>(2 * threads);
+    const std::size_t limit = std::clamp(share, kTile, kUnit);
     std::vector<Unit> units;
-    std::size_t tokens = kTile + 1;
+    std::size_t tokens = limit + 1;
     for (std::size_t i = 0; i < batch.texts; ++i) {
         const auto length = static_cast<std::size_t>(batch.offsets[i + 1] - batch.offsets[i]);
         tokens += length;
-        if (tokens > kTile) {
+        if (tokens > limit) {
             units.emplace_back(i, i);
             tokens = length;
         }
         ++units.back().second;
     }
     return units;
+}
+
+}  // namespace
+
+// Consecutive rows of one text in a tile.
+struct Piece {
+    std::size_t rows;
+    bool fresh;  // the text begins here; otherwise it goes on from the tile before
+};
+
+struct Tile {
+    std::size_t rows = 0;
+    std::vector<Piece> pieces;
+};
+
+namespace {
+
+// Texts are cut at multiples of kTile of their own positions, never where the tile happens to be
+// full, so that a text is computed alike whatever stands before it.
+std::vector<Tile> cut_tiles(const std::vector<std::size_t> &lengths) {
+    std::vector<Tile> tiles(1);
+    for (std::size_t length : lengths) {
+        for (std::size_t start = 0; start < length; start += kTile) {
+            const std::size_t rows = std::min(kTile, length - start);
+            if (tiles.back().rows + rows > kTile) tiles.emplace_back();
+            tiles.back().rows += rows;
+            tiles.back().pieces.push_back({rows, start == 0});
+        }
+    }
+    return tiles;
 }
 
 }  // namespace
@@ -176,37 +214,30 @@ void Engine::embed(const std::int32_t *ids, std::size_t rows, float *residual) c
 }
 
 // residual += the MatMamba2 mixer of the texts, in reading order or from right to left.
-void Engine::mix(const Block &block, bool reversed, const std::vector<std::size_t> &lengths,
-                 std::size_t heads, Workspace &work) const {
+void Engine::mix(const Block &block, bool reversed, const std::vector<Tile> &tiles,
+                 std::size_t rows, std::size_t heads, Workspace &work) const {
     const EngineConfig &c = config_;
     const std::size_t d = c.d_model, inner = heads * c.headdim;
-    const std::size_t rows = std::accumulate(lengths.begin(), lengths.end(), std::size_t{0});
-    // Read backwards, the texts of a unit are its last text reversed, then the one before.
     const std::ptrdiff_t step = reversed ? -stride(d) : stride(d);
-    float *residual = work.residual.data() + (reversed ? (rows - 1) * d : 0);
-    for (std::size_t start = 0; start < rows; start += kTile) {
-        const std::size_t n = std::min(kTile, rows - start);
-        float *tile = residual + step * stride(start);
-        float *normed = work.normed.data();
-        ops_->rms_norm_f32(tile, step, n, d, block.mixer_norm.data(), c.norm_eps, normed,
+    float *rows_at = work.residual.data() + (reversed ? (rows - 1) * d : 0);
+    float *normed = work.normed.data(), *x = work.x.data(), *z = work.z.data();
+    for (const Tile &tile : tiles) {
+        const std::size_t n = tile.rows;
+        ops_->rms_norm_f32(rows_at, step, n, d, block.mixer_norm.data(), c.norm_eps, normed,
                            stride(d));
-        block.z.apply(normed, stride(d), n, d, inner, work.z.data(), stride(inner));
-        block.x.apply(normed, stride(d), n, d, inner, work.x.data(), stride(inner));
+        block.z.apply(normed, stride(d), n, d, inner, z, stride(inner));
+        block.x.apply(normed, stride(d), n, d, inner, x, stride(inner));
         block.BCdt.apply(normed, stride(d), n, d, 2 * c.d_state + heads, work.BCdt.data(),
                          stride(work.BCdt_stride));
-        if (lengths.size() == 1) {
-            mix_run(block, 0, n, start == 0, heads, work);
-        } else {
-            std::size_t first = 0;
-            for (std::size_t i = 0; i < lengths.size(); ++i) {
-                const std::size_t length = lengths[reversed ? lengths.size() - 1 - i : i];
-                mix_run(block, first, length, true, heads, work);
-                first += length;
-            }
+        std::size_t first = 0;
+        for (const Piece &piece : tile.pieces) {
+            mix_piece(block, first, piece, heads, work);
+            first += piece.rows;
         }
-        ops_->gated_rms_norm_f32(work.x.data(), stride(inner), work.z.data(), stride(inner), n,
-                                 inner, block.gate_norm.data(), c.norm_eps);
-        block.out.apply(work.x.data(), stride(inner), n, inner, d, tile, step, true);
+        ops_->gated_rms_norm_f32(x, stride(inner), z, stride(inner), n, inner,
+                                 block.gate_norm.data(), c.norm_eps);
+        block.out.apply(x, stride(inner), n, inner, d, rows_at, step, true);
+        rows_at += step * stride(n);
     }
 }
 
@@ -225,18 +256,18 @@ void remember(const float *history, const float *x, std::ptrdiff_t ldx, std::siz
 
 }  // namespace
 
-// Convolution and scan of rows [first, first + rows) of the tile, which belong to one text and go
-// on from the rows before unless fresh. x becomes y.
-void Engine::mix_run(const Block &block, std::size_t first, std::size_t rows, bool fresh,
-                     std::size_t heads, Workspace &work) const {
+// Convolution and scan of the piece whose first row in the tile is given. x becomes y.
+void Engine::mix_piece(const Block &block, std::size_t first, const Piece &piece,
+                       std::size_t heads, Workspace &work) const {
     const EngineConfig &c = config_;
+    const std::size_t rows = piece.rows;
     const std::size_t inner = heads * c.headdim, width = work.conv_channels;
     const std::size_t before = c.d_conv - 1;
     const std::ptrdiff_t ldx = stride(inner), ldb = stride(work.BCdt_stride);
     float *x = work.x.data() + first * inner;
     float *B = work.BCdt.data() + first * work.BCdt_stride;
     float *dt = B + 2 * c.d_state;
-    if (fresh) {
+    if (piece.fresh) {
         std::fill_n(work.history.data(), work.history.size(), 0.0f);
         std::fill_n(work.state.data(), heads * work.state_size, 0.0f);
     }
@@ -337,9 +368,13 @@ void Engine::encode_unit(const Batch &batch, std::size_t first, std::size_t last
         work.pooled = Buffer(texts * batch.bands * d);
     }
     embed(batch.ids + batch.offsets[first], rows, work.residual.data());
+    // Read backwards, the texts are the last one reversed, then the one before, and so on.
+    const std::vector<Tile> forwards = cut_tiles(lengths);
+    const std::vector<Tile> backwards = cut_tiles({lengths.rbegin(), lengths.rend()});
     for (std::size_t i = 0; i < blocks_.size(); ++i) {
         const auto heads = static_cast<std::size_t>(batch.heads[i]);
-        mix(blocks_[i], config_.alternating && i % 2 == 1, lengths, heads, work);
+        const bool reversed = config_.alternating && i % 2 == 1;
+        mix(blocks_[i], reversed, reversed ? backwards : forwards, rows, heads, work);
         transform(blocks_[i], rows, heads, work);
     }
     pool(lengths, batch.bands, work);
@@ -347,7 +382,7 @@ void Engine::encode_unit(const Batch &batch, std::size_t first, std::size_t last
 }
 
 void Engine::encode(const Batch &batch, int threads, float *out) const {
-    const std::vector<Unit> units = group_texts(batch);
+    const std::vector<Unit> units = group_texts(batch, threads);
     const auto &widths = config_.band_widths;
     const std::size_t dim = std::accumulate(widths.begin(), widths.begin() + stride(batch.bands),
                                             std::size_t{0});

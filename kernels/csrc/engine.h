@@ -47,6 +47,8 @@ struct Batch {
 };
 
 struct Workspace;
+struct Piece;
+struct Tile;
 
 class Engine {
   public:
@@ -70,10 +72,10 @@ class Engine {
 
     Block pack_block(const Tensors &tensors, std::size_t layer) const;
     void embed(const std::int32_t *ids, std::size_t rows, float *residual) const;
-    void mix(const Block &block, bool reversed, const std::vector<std::size_t> &lengths,
+    void mix(const Block &block, bool reversed, const std::vector<Tile> &tiles, std::size_t rows,
              std::size_t heads, Workspace &work) const;
-    void mix_run(const Block &block, std::size_t first, std::size_t rows, bool fresh,
-                 std::size_t heads, Workspace &work) const;
+    void mix_piece(const Block &block, std::size_t first, const Piece &piece, std::size_t heads,
+                   Workspace &work) const;
     void transform(const Block &block, std::size_t rows, std::size_t heads,
                    Workspace &work) const;
     void pool(const std::vector<std::size_t> &lengths, std::size_t bands, Workspace &work) const;

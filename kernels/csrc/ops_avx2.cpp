@@ -2,16 +2,22 @@
 #define ADAPTIVE_SEARCH_LANES 8
 #define ADAPTIVE_SEARCH_TILE_ROWS 6
 #include "ops.h"
-#include "simd_matrix.h"
+#include "simd_linear.h"
 #include "simd_rows.h"
 #include "simd_scan.h"
 
 namespace adaptive_search {
 
 const Ops &ops_avx2() {
-    static constexpr Ops ops{kPanel,        linear_f32,         causal_conv1d_silu_f32,
-                             softplus_f32,  ssd_scan_f32,       rms_norm_f32,
-                             gated_rms_norm_f32, swiglu_f32,    softmax_pool_f32};
+    static constexpr Ops ops{kPanel,
+                             linear_f32,
+                             causal_conv1d_silu_f32,
+                             softplus_f32,
+                             ssd_scan_f32,
+                             rms_norm_f32,
+                             gated_rms_norm_f32,
+                             swiglu_f32,
+                             softmax_pool_f32};
     return ops;
 }
 

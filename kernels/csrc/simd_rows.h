@@ -2,7 +2,7 @@
 #pragma once
 
 #include "ops.h"
-#include "simd_matrix.h"
+#include "simd_math.h"
 
 namespace adaptive_search {
 namespace {
