@@ -91,7 +91,7 @@ def ssd_scan(
     Source: Dao and Gu 2024, arXiv:2405.21060, equation 1.
     """
     heads = dt.shape[1]
-    values = x.reshape(len(x), heads, -1)  # (rows, heads, headdim)
+    values = x.reshape(len(x), heads, x.shape[1] // heads)  # (rows, heads, headdim)
     y = np.empty_like(values)
     for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
         state = np.zeros((heads, values.shape[2], B.shape[1]), x.dtype)

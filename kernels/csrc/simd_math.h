@@ -68,10 +68,10 @@ ADAPTIVE_SEARCH_INLINE float sum_lanes(Vec v) {
 
 ADAPTIVE_SEARCH_INLINE Vec maximum(Vec a, Vec b) { return a > b ? a : b; }
 
-// e^x within 2 ulp; 0 below -87.3 (no denormals), e^88.3 above; NaN stays NaN.
+// e^x within 2 ulp; 0 below -87.3 (no denormals), infinity above 88.3; NaN stays NaN.
 // Cody-Waite reduction to |r| <= ln(2)/2, then the minimax polynomial of Cephes' expf.
 ADAPTIVE_SEARCH_INLINE Vec exp_lanes(Vec x) {
-    const Vec low = fill(-87.336544f), high = fill(88.3f);
+    const Vec low = fill(-87.336544f), high = fill(89.0f);  // 2^128 is infinity
     Vec clamped = x > high ? high : x;
     clamped = clamped < low ? low : clamped;
     // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low mantissa bits.
