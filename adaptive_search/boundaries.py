@@ -15,6 +15,7 @@ from adaptive_search.documents import Kind
 SPACE, LINE, SENTENCE, PARAGRAPH, SECTION = 1, 2, 3, 4, 5
 NO_CUT = -1  # inside a word
 
+# Documents may be hostile: no pattern below backtracks over a run more than once.
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n\s*")
 _LINE_END = re.compile(r"\n")
 # A stop, not after an initial or a common abbreviation, and not before a small letter;
@@ -22,20 +23,18 @@ _LINE_END = re.compile(r"\n")
 _SENTENCE_END = re.compile(
     r"[.!?…。！？](?:(?<=[。！？])[”’」』）]*\s*|"
     r"(?<!\b[A-Z]\.)(?<!\b(?:Dr|Mr|Ms|St|vs|cf|al|No)\.)(?<!\b(?:Mrs|Fig|e\.g|i\.e|etc)\.)"
-    r"[.!?…]*[\"'”’)\]]*\s+(?![a-z]))"
+    r"(?![.!?…])[\"'”’)\]]*\s+(?![a-z\s]))"
 )
 _MARKDOWN_HEADING = re.compile(
-    r"^ {0,3}(?:#{1,6}[ \t]+(?P<atx>\S.*?)[ \t]*#*[ \t]*|"
-    r"(?P<setext>\w.*)\n(?:={3,}|-{3,})[ \t]*)\r?$",
-    re.M,
+    r"^ {0,3}(?:#{1,6}[ \t]+(?P<atx>\S.*)|(?P<setext>\w.*)\n(?:={3,}|-{3,})[ \t]*\r?)$", re.M
 )
 _FRONT_MATTER = re.compile(r"---[ \t]*\r?\n.*?\n---[ \t]*\r?\n", re.S)
 _RST_HEADING = re.compile(
-    r"^(?:([=\-~^\"'`#*+.:_])\1{2,}[ \t]*\r?\n[ ]?)?(?P<title>\w.*?)[ \t]*\r?\n"
+    r"^(?:([=\-~^\"'`#*+.:_])\1{2,}[ \t]*\r?\n[ ]?)?(?P<title>\w.*)\n"
     r"([=\-~^\"'`#*+.:_])\3{2,}[ \t]*\r?$",
     re.M,
 )
-_CODE_SECTION = re.compile(r"\n[^\S\n]*\n\s*(?<=\n)(?=[^\s})\]])")
+_CODE_SECTION = re.compile(r"\n[^\S\n]*\n(?=[^\s})\]])")
 _DEFINITION = re.compile(
     r"^[ \t]*(?P<definition>(?:(?:export|default|public|private|protected|internal|static|async|"
     r"abstract|final|pub|unsafe|virtual|inline|override)[ \t]+){0,4}"
@@ -48,6 +47,7 @@ _HEADINGS: dict[Kind, re.Pattern[str]] = {
     "rst": _RST_HEADING,
     "code": _DEFINITION,
 }
+_MAX_HEADING_CHARS = 200  # it is tokenized for every chunk below it
 _FENCE = re.compile(r"^ {0,3}(```|~~~).*$", re.M)
 
 
@@ -64,10 +64,7 @@ def headings(text: str, kind: Kind) -> list[Heading]:
     pattern = _HEADINGS.get(kind)
     if pattern is None:
         return []
-    found = [
-        Heading(match.start(), next(g for g in match.groupdict().values() if g).strip())
-        for match in pattern.finditer(text)
-    ]
+    found = [Heading(match.start(), _heading_text(match)) for match in pattern.finditer(text)]
     if kind != "markdown" or not found:
         return found
     front = _FRONT_MATTER.match(text)
@@ -78,6 +75,13 @@ def headings(text: str, kind: Kind) -> list[Heading]:
         for heading in found
         if heading.position >= begin and np.searchsorted(fences, heading.position) % 2 == 0
     ]
+
+
+def _heading_text(match: re.Match[str]) -> str:
+    text = next(group for group in match.groupdict().values() if group).strip()
+    if len(text) > _MAX_HEADING_CHARS:
+        text = text[:_MAX_HEADING_CHARS].rpartition(" ")[0] or text[:_MAX_HEADING_CHARS]
+    return text.rstrip("#").rstrip() or text
 
 
 def cut_levels(

@@ -85,7 +85,7 @@ class Chunker:
 
     def chunks(self, document: Document) -> Iterator[Chunk]:
         """The chunks of a document, in order; at least one."""
-        title = self._ids(document.title)[: self._max_context]
+        title = self._ids(document.title[: 16 * self._max_context])[: self._max_context]
         cursor = _Cursor(document)
         heading, ordinal = "", 0
         for start, end in _windows(document.text):

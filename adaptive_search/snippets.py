@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import deque
 from collections.abc import Iterator
+from typing import NamedTuple
 
 _WORD = re.compile(r"\w+")
 _STOP_WORDS = frozenset(
@@ -15,6 +17,14 @@ _MARK, _END_MARK = "\x1b[1m", "\x1b[0m"
 _MAX_QUERY_WORDS = 64
 _MIN_STEM = 3
 _SUFFIXES = ("ies", "ing", "ed", "es", "s", "y", "e")
+
+
+class _Hit(NamedTuple):
+    """A word of the query in a text."""
+
+    start: int
+    end: int
+    stem: str
 
 
 def plain_text(text: str) -> str:
@@ -43,7 +53,8 @@ def make_snippet(text: str, query: str, *, width: int = 160, highlight: bool = F
         raise ValueError(f"width={width} must be at least 8")
     line = plain_text(text)
     wanted = _terms(query)
-    hits = [m for m in _WORD.finditer(line) if _stem(m[0]) in wanted]
+    stems = ((m.start(), m.end(), _stem(m[0])) for m in _WORD.finditer(line))
+    hits = [_Hit(*found) for found in stems if found[2] in wanted]
     start, end = _window(line, hits, width)
     piece = ("…" if start else "") + line[start:end] + ("…" if end < len(line) else "")
     return _marked(piece, wanted) if highlight else piece
@@ -64,17 +75,20 @@ def _stem(word: str) -> str:
     return word
 
 
-def _window(line: str, hits: list[re.Match[str]], width: int) -> tuple[int, int]:
+def _window(line: str, hits: list[_Hit], width: int) -> tuple[int, int]:
     """The characters to show: those with most different words, a little before the first."""
     if _columns(line) <= width:
         return 0, len(line)
     room = width - 2  # an ellipsis at either end
     best, best_score = 0, 0
-    for index, hit in enumerate(hits):
-        inside = (other for other in hits[index:] if other.end() <= hit.start() + room)
-        score = len({_stem(other[0]) for other in inside})
-        if score > best_score:
-            best, best_score = hit.start(), score
+    inside: deque[_Hit] = deque()  # from the end: what follows each hit within the room
+    for hit in reversed(hits):
+        inside.appendleft(hit)
+        while inside[-1].end > hit.start + room and len(inside) > 1:
+            inside.pop()
+        score = len({other.stem for other in inside})
+        if score >= best_score:
+            best, best_score = hit.start, score
     start = _word_start(line, max(0, best - width // 5)) if best_score else 0
     end = _fit(line, start, room)
     if end == len(line):  # the end of the text: show more of what is before it

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -181,6 +182,18 @@ def test_the_length_of_a_window_loses_nothing(
     found = chunks(tokenizer, text, max_tokens=64)
     assert "".join(c.text for c in found) == text
     assert all(len(c.text) <= 200 for c in found)
+
+
+@pytest.mark.parametrize("kind", ["markdown", "rst", "code"])
+@pytest.mark.parametrize(
+    "piece",
+    [".", "\n", " ", "#", "=", ".\n", "# ", "=\n", "\n ", "class ", "(", "static\t"],
+)
+def test_hostile_texts_take_linear_time(tokenizer: Tokenizer, kind: str, piece: str) -> None:
+    start = time.perf_counter()
+    for text in (piece * 30_000 + "x", "# a" + piece * 30_000 + "x\n" + piece):
+        chunks(tokenizer, text[:34_000], kind=kind)
+    assert time.perf_counter() - start < 5
 
 
 @pytest.mark.parametrize("options", [{"max_tokens": 8}, {"max_tokens": 9000}, {"overlap": 99}])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 import unicodedata
 
 import pytest
@@ -60,6 +61,12 @@ def test_wide_characters_count_twice() -> None:
 
 def test_a_query_of_a_hundred_thousand_words_is_fine() -> None:
     assert len(make_snippet(LONG * 20, "plants " * 100_000, width=80)) <= 80
+
+
+def test_a_text_of_nothing_but_hits_is_fast() -> None:
+    start = time.perf_counter()
+    make_snippet("leaf " * 20_000, "leaf", width=160)
+    assert time.perf_counter() - start < 2
 
 
 @given(st.text(max_size=400), st.text(max_size=40), st.integers(8, 90))
