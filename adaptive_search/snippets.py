@@ -80,16 +80,17 @@ def _window(line: str, hits: list[_Hit], width: int) -> tuple[int, int]:
     if _columns(line) <= width:
         return 0, len(line)
     room = width - 2  # an ellipsis at either end
+    before = width // 5  # shown before the first word of the query
     best, best_score = 0, 0
     inside: deque[_Hit] = deque()  # from the end: what follows each hit within the room
     for hit in reversed(hits):
         inside.appendleft(hit)
-        while inside[-1].end > hit.start + room and len(inside) > 1:
+        while inside[-1].end > hit.start + room - before and len(inside) > 1:
             inside.pop()
         score = len({other.stem for other in inside})
         if score >= best_score:
             best, best_score = hit.start, score
-    start = _word_start(line, max(0, best - width // 5)) if best_score else 0
+    start = _word_start(line, max(0, best - before)) if best_score else 0
     end = _fit(line, start, room)
     if end == len(line):  # the end of the text: show more of what is before it
         start = _fit_back(line, room)

@@ -89,8 +89,12 @@ def _rows(
         feed = _RowLines(_chain(first, lines), source)
     is_tsv = delimiter == "\t"
     # In a TSV a quote is an ordinary character, except around a whole cell.
-    quoting = csv.QUOTE_NONE if is_tsv else csv.QUOTE_MINIMAL
-    reader = csv.reader(feed, delimiter=delimiter, quoting=quoting, strict=True)
+    reader = csv.reader(
+        feed,
+        delimiter=delimiter,
+        quoting=csv.QUOTE_NONE if is_tsv else csv.QUOTE_MINIMAL,
+        strict=True,
+    )
     while True:
         feed.begin_row()
         number = feed.number + 1

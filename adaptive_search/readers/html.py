@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from html import unescape
 
 from adaptive_search.documents import Document
-from adaptive_search.readers.encoding import decode, guess_encoding, mark_of
+from adaptive_search.readers.encoding import decode, mark_of
 from adaptive_search.readers.source import Source
 
 _DECLARED = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.I)
@@ -147,14 +148,13 @@ def _after_hidden(page: str, name: str, position: int) -> int:
 def _decode(data: bytes) -> str:
     """Decode by mark, by UTF-8, by what the page declares, and last by guessing."""
     declared = _DECLARED.search(data[:4096])
-    if declared and mark_of(data)[1] is None and b"\0" not in data:
-        try:
-            data.decode("utf-8")
-        except UnicodeDecodeError:
-            try:
-                # Browsers read Latin-1 as Windows-1252 (WHATWG Encoding standard).
-                name = declared[1].decode("ascii").lower()
-                return data.decode("cp1252" if name in ("iso-8859-1", "latin1") else name)
-            except (LookupError, UnicodeDecodeError):
-                guess_encoding(data, complete=True)
+    if declared is None or mark_of(data)[1] is not None or b"\0" in data:
+        return decode(data)[0]
+    # Browsers read Latin-1 as Windows-1252 (WHATWG Encoding standard).
+    name = declared[1].decode("ascii").lower()
+    for encoding in ("utf-8", "cp1252" if name in ("iso-8859-1", "latin1") else name):
+        with suppress(LookupError, UnicodeError):
+            text = data.decode(encoding)
+            text.encode()  # Python's own codecs, unicode_escape say, can make half characters
+            return text
     return decode(data)[0]

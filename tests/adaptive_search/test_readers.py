@@ -192,7 +192,10 @@ class TestDelimited:
         ]
 
     def test_bad_rows_are_skipped_alone(self, tmp_path: Path) -> None:
-        data = 'naïve façade déjà,n\nok,1\n"a"b,2\nbad '.encode() + b'\xff,3\nx,1,too,many\nok,2,\n"open,3\n'
+        data = (
+            'naïve façade déjà,n\nok,1\n"a"b,2\nbad '.encode()
+            + b'\xff,3\nx,1,too,many\nok,2,\n"open,3\n'
+        )
         items = read(tmp_path, "a.csv", data)
         assert [i.line for i in items if isinstance(i, Document)] == [2, 6]
         assert [i.path for i in items if isinstance(i, Skipped)] == [
@@ -300,6 +303,11 @@ class TestHtml:
     def test_declared_encoding(self, tmp_path: Path) -> None:
         page = '<meta charset="windows-1250"><p>Zażółć gęślą jaźń'
         assert one(tmp_path, "a.html", page.encode("cp1250")).text == "Zażółć gęślą jaźń\n"
+
+    @pytest.mark.parametrize("name", ["undefined", "unicode_escape", "zlib", "no-such", "utf-7"])
+    def test_a_false_declaration_does_no_harm(self, tmp_path: Path, name: str) -> None:
+        page = f'<meta charset="{name}"><p>L\'été est très beau \\ud800'
+        assert "très beau" in one(tmp_path, "a.html", page.encode("cp1252")).text
 
     @pytest.mark.parametrize(
         "piece", ["<", "<!--", "<a ", '<a "', "<div>", "&", "</", "<script>", "<![CDATA[", "<a '\""]
