@@ -71,12 +71,12 @@ class KnownDocuments:
     """
 
     def __init__(self, catalog: Catalog, live: NDArray[np.bool_]) -> None:
-        """Hold the entries of a catalog that are live."""
+        """Hold these entries of a catalog, one for each document."""
         self._catalog = catalog
         self._left = live.copy()
 
     def __len__(self) -> int:
-        """Entries that are left."""
+        """Documents that are left."""
         return int(self._left.sum())
 
     def pop(self, document_id: str) -> bytes | None:
@@ -92,9 +92,17 @@ class KnownDocuments:
 
     def __iter__(self) -> Iterator[str]:
         """Ids of the documents that are left, in the order of their rows."""
+        return (document_id for document_id, _ in self.items())
+
+    def items(self) -> Iterator[tuple[str, str]]:
+        """Id and path of the documents that are left, in the order of their rows."""
         for position in self._catalog.in_order(np.flatnonzero(self._left)):
             segment, index = self._catalog.place(position)
-            yield segment.documents.column("document_id")[index].as_py()
+            documents = segment.documents
+            yield (
+                documents.column("document_id")[index].as_py(),
+                documents.column("path")[index].as_py(),
+            )
 
 
 def _key(document_id: str) -> NDArray[np.uint64]:

@@ -46,11 +46,13 @@ class Publisher:
         self._next_segment = manifest.next_segment
         self._catalog: Catalog | None = None
         self._dead: dict[str, NDArray[np.bool_]] = {}  # of segments where that has changed
+        self._unpublished: set[str] = set()  # directories that the sweep must spare
 
     def temporary_directory(self) -> Path:
         """A name for a segment being written; its number is never used again."""
         number = self._next_segment
         self._next_segment += 1
+        self._unpublished.add(f".new-{number:06d}")
         return self.root / SEGMENTS / f".new-{number:06d}"
 
     def catalog(self) -> Catalog:
@@ -63,7 +65,9 @@ class Publisher:
         """Which rows of a segment are deleted, or will be with the next generation."""
         if segment.name in self._dead:
             return self._dead[segment.name]
-        live = segment.live
+        # A catalog may hold the segment as it was before its latest tombstones.
+        latest = [known for known in self.segments if known.name == segment.name]
+        live = (latest or [segment])[0].live
         return np.zeros(segment.rows, np.bool_) if live is None else ~live
 
     def bury_rows(self, segment: Segment, first: int, rows: int) -> bool:
@@ -83,14 +87,15 @@ class Publisher:
             found |= self.bury_rows(segment, int(first[index]), int(rows[index]))
         return found
 
-    def live_entries(self) -> NDArray[np.bool_]:
-        """Which entries of the catalog are live."""
+    def live_documents(self) -> NDArray[np.bool_]:
+        """Which entries of the catalog are the beginning of a live document."""
         catalog = self.catalog()
         live = np.zeros(len(catalog), np.bool_)
         for number, segment in enumerate(catalog.segments):
             positions, documents = catalog.entries(number)
             first, _ = segment.document_rows()
-            live[positions] = ~self.dead_rows(segment)[first[documents]]
+            begins = (documents > 0) | (segment.first_ordinal == 0)
+            live[positions] = begins & ~self.dead_rows(segment)[first[documents]]
         return live
 
     def adopt(self, info: SegmentInfo) -> Segment:
@@ -123,10 +128,11 @@ class Publisher:
             self.sweep()
 
     def _advance(self, manifest: Manifest, segments: tuple[Segment, ...]) -> None:
+        names = {segment.name for segment in segments}
         if self._catalog is not None:
             known = {segment.name for segment in self._catalog.segments}
             added = [segment for segment in segments if segment.name not in known]
-            self._catalog = Catalog(added, self._catalog)
+            self._catalog = Catalog(added, self._catalog) if known <= names else None
         self.manifest, self.segments, self._dead = manifest, segments, {}
 
     def _with_tombstones(self, segment: Segment, generation: int) -> Segment | None:
@@ -143,13 +149,18 @@ class Publisher:
         entry = dataclasses.replace(segment.entry, tombstones=Tombstones(file, len(rows), written))
         return Segment(self.root, entry, segment.spec, segment.bands)
 
+    def discard(self) -> None:
+        """Remove all that is not published."""
+        self._unpublished.clear()
+        self.sweep()
+
     def sweep(self) -> None:
         """Remove what a writer left behind: only names of our own, that no manifest mentions."""
         named = {entry.name: entry for entry in read_manifest(self.root).segments}
         for child in (self.root / SEGMENTS).iterdir():
             if child.name in named:
                 self._sweep_segment(child, named[child.name])
-            elif _OUR_DIRECTORY.fullmatch(child.name):
+            elif child.name not in self._unpublished and _OUR_DIRECTORY.fullmatch(child.name):
                 remove_directory(self.io, child)
         with suppress(FileNotFoundError):
             self.io.unlink(self.root / f"{MANIFEST_FILE}.tmp")

@@ -173,8 +173,13 @@ class Segment:
         documents = self.documents
         return documents.column("first_row").to_numpy(), documents.column("rows").to_numpy()
 
+    @property
+    def first_ordinal(self) -> int:
+        """Ordinal of the first row; above 0 if its document began in the segment before."""
+        return int(self.chunk_batch(0).column("ordinal")[0].as_py())
+
     def live_documents(self) -> NDArray[np.bool_]:
-        """Which documents are not deleted: bool (documents,)."""
+        """Which entries of the documents table are not deleted: bool (documents,)."""
         first, _ = self.document_rows()
         live = np.ones(self.rows, np.bool_) if self.live is None else self.live
         return live[first]

@@ -312,6 +312,7 @@ class SegmentWriter:
         return write_batches(self._io, self.directory / DOCUMENTS_FILE, DOCUMENTS_SCHEMA, [batch])
 
     def _write_matrix(self, name: str, spool: StorageFile) -> FileEntry:
+        spool.flush()
         spool.close()
         raw = self.directory / f"{name}.raw"
         dtype = np.float32 if name == NORMS_FILE else np.float16

@@ -20,6 +20,7 @@ from adaptive_search.errors import StoreError, StoreLockedError
 
 LOCK_FILE = "writer.lock"
 HASH_BLOCK_BYTES = 1 << 20
+BUFFER_BYTES = 1 << 16  # of small writes that go to the disk together
 
 _REMEDIES = {
     errno.ENOSPC: "free some space on that disk and run again",
@@ -105,6 +106,7 @@ class StorageFile:
         self._io = io
         self._hash = hashlib.sha256()
         self._bytes = 0
+        self._buffer = bytearray()
         self._descriptor = io.create(path)
         self.closed = False
 
@@ -114,24 +116,32 @@ class StorageFile:
         return FileEntry(self._bytes, self._hash.hexdigest())
 
     def write(self, data: bytes | memoryview) -> int:
-        """Write all of the bytes."""
+        """Write all of the bytes, now or with the next ones."""
         view = memoryview(data).cast("B")
-        rest = view
-        while rest:
-            rest = rest[self._io.write(self._descriptor, rest) :]
         self._hash.update(view)
         self._bytes += len(view)
+        if len(self._buffer) + len(view) < BUFFER_BYTES:
+            self._buffer += view
+        else:
+            self.flush()
+            self._write(view)
         return len(view)
+
+    def _write(self, rest: memoryview) -> None:
+        while rest:
+            rest = rest[self._io.write(self._descriptor, rest) :]
 
     def tell(self) -> int:
         """Bytes written so far."""
         return self._bytes
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Hand the held back bytes to the operating system."""
+        held, self._buffer = self._buffer, bytearray()
+        self._write(memoryview(held))
 
     def close(self) -> None:
-        """Give the descriptor back; without an fsync."""
+        """Give the descriptor back, without a flush or an fsync."""
         if not self.closed:
             self.closed = True
             self._io.close(self._descriptor)
@@ -146,9 +156,10 @@ class StorageFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Fsync and close; only close after an error."""
+        """Flush, fsync and close; only close after an error."""
         try:
             if kind is None:
+                self.flush()
                 self._io.fsync(self._descriptor)
         finally:
             self.close()

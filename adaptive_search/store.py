@@ -192,7 +192,7 @@ class Store:
             segments=len(entries),
             rows=live,
             deleted=self.rows - live,
-            documents=sum(int(segment.live_documents().sum()) for segment in self.segments),
+            documents=sum(map(_documents_begun, self.segments)),
             tokens=sum(entry.tokens for entry in entries),
             dims=self.dims,
             bytes=self.disk_usage(),
@@ -250,6 +250,12 @@ def present_bands(root: Path, manifest: Manifest) -> int:
                     "the corpus again"
                 )
     return bands
+
+
+def _documents_begun(segment: Segment) -> int:
+    """Live documents of a segment, less the one that began in the segment before."""
+    live = segment.live_documents()
+    return int(live.sum()) - bool(live[0] and segment.first_ordinal)
 
 
 def _check_vacant(root: Path) -> None:

@@ -73,7 +73,7 @@ class StoreWriter:
 
     def known_documents(self) -> KnownDocuments:
         """The documents of that generation, less those deleted since, with their hashes."""
-        return KnownDocuments(self._publisher.catalog(), self._publisher.live_entries())
+        return KnownDocuments(self._publisher.catalog(), self._publisher.live_documents())
 
     def append(
         self, rows: Sequence[Row], vectors: NDArray[np.float32], hashes: Mapping[str, bytes]
@@ -209,7 +209,7 @@ class StoreWriter:
         with suppress(OSError, StoreError):
             if self._open:
                 self._open.close()
-            self._publisher.sweep()
+            self._publisher.discard()
 
     @contextmanager
     def _changing(self, action: str) -> Iterator[None]:

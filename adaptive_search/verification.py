@@ -170,7 +170,7 @@ def _check_layout(segment: Segment) -> None:
     if segment.spec.is_foreign:
         _ = segment.norms
     _ = segment.documents, segment.live
-    segment.chunk_batch(0)
+    _ = segment.first_ordinal
 
 
 def _check_chunks(segment: Segment) -> None:
@@ -225,7 +225,7 @@ def _check_unique(root: Path, segments: Sequence[Segment]) -> None:
     for segment in segments:
         live = segment.live_documents()
         ordinals = np.zeros(len(live), np.uint64)
-        ordinals[0] = segment.chunk_batch(0).column("ordinal")[0].as_py()
+        ordinals[0] = segment.first_ordinal
         _, counts = segment.document_rows()
         keys = document_keys(segment)
         columns.append(np.stack([*keys, ordinals, counts.astype(np.uint64)])[:, live])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,9 +19,7 @@ from adaptive_search.store import Store
 from adaptive_search.store_writer import StoreWriter
 
 DIMS = (4, 8, 16)
-OPERATIONS = (
-    "create write fsync close mkdir rename replace unlink rmdir fsync_directory".split()
-)
+OPERATIONS = "create write fsync close mkdir rename replace unlink rmdir fsync_directory".split()
 
 
 class QuickIO(StorageIO):
@@ -132,7 +131,7 @@ class Kit:
         foreign: bool = False,
     ) -> None:
         """Append chunks of a document; their vectors follow from its name and version."""
-        seed = abs(hash((document_id, version, first))) % (1 << 32)
+        seed = zlib.crc32(f"{document_id} {version} {first}".encode())
         writer.append(
             Kit.rows(document_id, count, version=version, first=first),
             Kit.vectors(count, seed, foreign=foreign),
@@ -168,7 +167,7 @@ class Kit:
         return [row.text for row, _ in Kit.contents(store).values()]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def kit() -> Kit:
     """The helpers above."""
     return Kit()

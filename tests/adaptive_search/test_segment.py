@@ -20,8 +20,9 @@ def test_bands_are_zero_copy_and_hold_the_vectors(tmp_path: Path, kit: Any) -> N
     (segment,) = kit.open(store.path).segments
     bands = [segment.band(index) for index in range(3)]
     assert [band.shape for band in bands] == [(600, 4), (600, 4), (600, 8)]
-    assert all(b.dtype == np.float16 and not b.flags.writeable and not b.flags.owndata
-               for b in bands)
+    assert all(
+        b.dtype == np.float16 and not b.flags.writeable and not b.flags.owndata for b in bands
+    )
     assert np.array_equal(np.concatenate(bands, axis=1), vectors.astype(np.float16))
     assert segment.live is None
     assert segment.prefix_norms(8) is None
