@@ -1,0 +1,550 @@
+"""AdaptiveIndex: the door to everything; and the hits that searches give.
+
+Example:
+    index = AdaptiveIndex.create("my.index")
+    index.add("corpus/")
+    hits = index.search("how do plants store energy", k=10, dim=512)
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from adaptive_search.documents import Document, Scalar, Skipped
+from adaptive_search.errors import QueryError, StoreError
+from adaptive_search.manifest import StoreSpec, is_index
+from adaptive_search.segment_search import Filter, allowed_rows, open_funnel
+from adaptive_search.store import Store, StoreStatus
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from adaptive_search.encoder.encoder import Encoder
+    from adaptive_search.indexes.funnel import Funnel, SearchResult, Stage
+    from adaptive_search.indexing import IndexSummary
+    from adaptive_search.reporting import Reports
+    from adaptive_search.segment import Row
+    from adaptive_search.verification import VerifyReport
+
+DEFAULT_DIM = 512
+CHUNK_TOKENS = 256
+CORPUS = "corpus"  # the manifest attribute that names the mirrored corpus
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One chunk that answers a query.
+
+    Attributes:
+        rank: from 1.
+        score: cosine at the final dimension, -1 to 1.
+        id: chunk id, "<document id>#<ordinal>".
+        document_id: of the document that the chunk is from.
+        path: file, relative to the corpus; empty for texts that came from no file.
+        line_start: first line of the chunk in the file, from 1.
+        line_end: last line.
+        text: of the chunk.
+        metadata: of the document.
+    """
+
+    rank: int
+    score: float
+    id: str
+    document_id: str
+    path: str
+    line_start: int
+    line_end: int
+    text: str
+    metadata: Mapping[str, Scalar]
+
+
+@dataclass(frozen=True)
+class Hits(Sequence[Hit]):
+    """The hits of one query, best first.
+
+    Attributes:
+        query: its text; empty for a search by vector.
+        dim: dimension of the scores.
+        shortlist: candidates that were asked of the 64-d stage; None for an exact search.
+        granularity: divisor of the inner width that the query was encoded with.
+        hits: the hits.
+        timings_ms: wall time of the stages encode, shortlist, rerank and total. For a
+            batch, of the whole batch.
+        stages: what each stage scored and kept.
+    """
+
+    query: str
+    dim: int
+    shortlist: int | None
+    granularity: int
+    hits: tuple[Hit, ...]
+    timings_ms: Mapping[str, float]
+    stages: tuple[Stage, ...]
+
+    @overload
+    def __getitem__(self, index: int) -> Hit: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Hit]: ...
+    def __getitem__(self, index: int | slice) -> Hit | Sequence[Hit]:
+        """The hit at a place, or several."""
+        return self.hits[index]
+
+    def __len__(self) -> int:
+        """Number of hits."""
+        return len(self.hits)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The hits as plain values, in the shape that `query --format json` prints."""
+        fields = ("rank", "score", "id", "path", "line_start", "line_end", "text")
+        return {
+            "query": self.query,
+            "dim": self.dim,
+            "shortlist": self.shortlist,
+            "granularity": granularity_name(self.granularity),
+            "hits": [{name: getattr(hit, name) for name in fields} for hit in self.hits],
+            "timings_ms": dict(self.timings_ms),
+        }
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row a hit."""
+        import pandas as pd
+
+        columns = list(Hit.__dataclass_fields__)
+        return pd.DataFrame([[getattr(h, c) for c in columns] for h in self.hits], columns=columns)
+
+
+class AdaptiveIndex:
+    """An index directory with the encoder that made it.
+
+    It shows one generation; `add`, `add_texts`, `delete` and `compact` of this
+    object move it to the generation that they commit, other writers do not disturb it.
+    """
+
+    def __init__(self, store: Store, encoder: Encoder | None, *, threads: int | None) -> None:
+        """Use `create` or `open`."""
+        self._store = store
+        self._given_encoder = encoder
+        self._asked_threads = threads
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        encoder: Encoder | None = None,
+        granularity: int = 1,
+        chunk_tokens: int = CHUNK_TOKENS,
+        threads: int | None = None,
+    ) -> AdaptiveIndex:
+        """Make an empty index in a new or empty directory.
+
+        Args:
+            path: of the directory.
+            encoder: what encodes documents and queries; the shipped weights by default.
+            granularity: divisor of the inner width for documents.
+            chunk_tokens: most tokens of a chunk.
+            threads: CPU threads; all by default.
+
+        Raises:
+            StoreError: something is there already, or the disk refuses.
+            QueryError: granularity or chunk_tokens makes no sense.
+        """
+        from adaptive_search.encoder.encoder import Encoder
+
+        encoder = encoder or Encoder.load(threads=threads)
+        encoder.config.check_granularity(granularity)
+        if not 16 <= chunk_tokens <= encoder.config.context:
+            raise QueryError(
+                f"chunk_tokens={chunk_tokens} must be from 16 to {encoder.config.context}"
+            )
+        spec = StoreSpec(
+            fingerprint=encoder.fingerprint,
+            dims=encoder.dims,
+            prefix_energy=encoder.config.prefix_energy,
+            granularity=granularity,
+            chunking={"max_tokens": chunk_tokens},
+        )
+        return cls(Store.create(path, spec=spec), encoder, threads=threads)
+
+    @classmethod
+    def open(
+        cls, path: str | Path, *, encoder: Encoder | None = None, threads: int | None = None
+    ) -> AdaptiveIndex:
+        """Open the latest generation of an index. The encoder is loaded when first needed.
+
+        Args:
+            path: of the directory.
+            encoder: the one that the index was made with; the shipped weights by default.
+            threads: CPU threads; all by default.
+
+        Raises:
+            StoreError: the directory is no index, or a file of it is damaged.
+            ModelMismatchError: the index was made by other weights than the encoder's.
+        """
+        index = cls(Store.open(path), encoder, threads=threads)
+        if encoder is not None:
+            index._store.check_fingerprint(encoder.fingerprint)
+        return index
+
+    @property
+    def path(self) -> Path:
+        """The directory."""
+        return self._store.path
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Dimensions that can be searched."""
+        return self._store.dims
+
+    @property
+    def store(self) -> Store:
+        """The generation that this object shows."""
+        return self._store
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The encoder that made the index.
+
+        Raises:
+            ModelMismatchError: the shipped weights are not those of the index.
+        """
+        if self._given_encoder is not None:
+            return self._given_encoder
+        from adaptive_search.encoder.encoder import Encoder
+
+        encoder = Encoder.load(threads=self._asked_threads)
+        self._store.check_fingerprint(encoder.fingerprint)
+        return encoder
+
+    @cached_property
+    def threads(self) -> int:
+        """CPU threads for encoding and searching."""
+        from adaptive_search.encoder.encoder import available_threads
+
+        return self._asked_threads or available_threads()
+
+    def __len__(self) -> int:
+        """Chunks that can be found."""
+        return self._store.status().rows
+
+    # -- change ------------------------------------------------------------
+
+    def add(
+        self,
+        corpus: str | Path,
+        *,
+        wait: bool = False,
+        report: Callable[[IndexSummary], None] = lambda _: None,
+        **reading: Any,  # noqa: ANN401
+    ) -> IndexSummary:
+        """Mirror a file or folder: add what is new, replace what changed, drop what vanished.
+
+        An index mirrors one corpus; texts from `add_texts` live beside it untouched.
+
+        Args:
+            corpus: file or directory.
+            wait: wait for another writer instead of refusing.
+            report: called with the running summary.
+            reading: options of `adaptive_search.corpus.read_corpus`: include, exclude,
+                hidden, max_file_bytes.
+
+        Raises:
+            CorpusError: the corpus is missing, unreadable, or holds nothing to index.
+            StoreError: the index mirrors another corpus, is being written, or the disk refuses.
+        """
+        from adaptive_search.corpus import read_corpus
+
+        root = Path(corpus).absolute()
+        documents = read_corpus(root, **reading)
+        known = self._store.attributes.get(CORPUS)
+        if known not in (None, str(root)):
+            raise StoreError(
+                f"{self.path} mirrors {known}; indexing {root} into it would delete that. "
+                "Choose another index directory"
+            )
+        return self._index(documents, prune=True, corpus=str(root), wait=wait, report=report)
+
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        *,
+        ids: Iterable[str] | None = None,
+        metadata: Iterable[Mapping[str, Scalar]] | None = None,
+        wait: bool = False,
+    ) -> IndexSummary:
+        """Add or replace texts.
+
+        Args:
+            texts: the texts.
+            ids: their document ids; running numbers after the present documents by default.
+            metadata: fields of each, to filter on.
+            wait: wait for another writer instead of refusing.
+
+        Raises:
+            QueryError: ids or metadata do not match the texts one to one, an id comes
+                twice, or a text is empty.
+            StoreError: the index is being written, or the disk refuses.
+        """
+        start = self._store.status().documents
+        documents = _documents(texts, ids, metadata, start)
+        return self._index(documents, prune=False, wait=wait)
+
+    def delete(self, document_ids: Iterable[str], *, wait: bool = False) -> int:
+        """Delete documents by id; gives how many there were. Unknown ids are ignored."""
+        with self._store.writer(wait=wait) as writer:
+            count = writer.delete_documents(document_ids)
+        self._refresh()
+        return count
+
+    def compact(self, *, wait: bool = False) -> None:
+        """Merge small segments and drop deleted rows."""
+        self._store.compact(wait=wait)
+        self._refresh()
+
+    # -- search ------------------------------------------------------------
+
+    def search(
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        dim: int | None = None,
+        shortlist: int | None = None,
+        filter: Filter | None = None,
+        granularity: int | None = None,
+        exact: bool = False,
+    ) -> Hits:
+        """Find the chunks nearest to a query.
+
+        Args:
+            query: text.
+            k: hits.
+            dim: dimension of the final scores; 512 by default, or the largest below it.
+            shortlist: candidates of the 64-d stage; chosen by the funnel by default.
+            filter: metadata that hits must have; several values of a field in a list.
+            granularity: divisor of the inner width for the query; the documents' by default.
+            exact: score every chunk at `dim`, without a shortlist.
+
+        Raises:
+            QueryError: the query is empty, or an argument makes no sense.
+            DimensionError: dim is not a nesting dimension of this index.
+        """
+        options: dict[str, Any] = {"dim": dim, "shortlist": shortlist, "filter": filter}
+        return self.search_batch([query], k, granularity=granularity, exact=exact, **options)[0]
+
+    def search_batch(
+        self,
+        queries: Sequence[str],
+        k: int = 10,
+        *,
+        dim: int | None = None,
+        shortlist: int | None = None,
+        filter: Filter | None = None,
+        granularity: int | None = None,
+        exact: bool = False,
+    ) -> list[Hits]:
+        """Search for several queries at once; see `search`."""
+        if any(not query.strip() for query in queries):
+            raise QueryError("the query is empty; give at least one word")
+        dim = self._choose_dim(dim)
+        level = self._store.spec.granularity if granularity is None else granularity
+        begin = time.perf_counter()
+        vectors = self.encode_queries(queries, level, dim)
+        encode_ms = (time.perf_counter() - begin) * 1e3
+        result = self._search(vectors, k, dim, shortlist, filter, exact)
+        return self._hits(queries, result, dim, shortlist, level, encode_ms)
+
+    def search_vector(
+        self,
+        vector: NDArray[np.float32],
+        k: int = 10,
+        *,
+        dim: int | None = None,
+        shortlist: int | None = None,
+        filter: Filter | None = None,
+        exact: bool = False,
+    ) -> Hits:
+        """Find the chunks nearest to a vector, float32 (>= dim,) of any length; see `search`."""
+        dim = self._choose_dim(dim)
+        batch = np.asarray(vector, dtype=np.float32)[None]
+        result = self._search(batch, k, dim, shortlist, filter, exact)
+        return self._hits([""], result, dim, shortlist, self._store.spec.granularity, 0.0)[0]
+
+    def encode_queries(
+        self, queries: Sequence[str], granularity: int, dim: int | None = None
+    ) -> NDArray[np.float32]:
+        """Vectors of queries, float32 (queries, dim), as `search_vector` takes them."""
+        encoder = self.encoder
+        ids = encoder.tokenizer.encode_batch(queries, context=encoder.config.context)
+        return encoder.encode_ids(ids, dim, granularity=granularity)
+
+    @cached_property
+    def funnel(self) -> Funnel:
+        """The funnel over this generation."""
+        return open_funnel(self._store, threads=self.threads)
+
+    def rows(self, numbers: Iterable[int]) -> Iterator[Row]:
+        """The stored chunks of row numbers, as `SearchResult.rows` has them."""
+        starts = np.cumsum([0, *(segment.rows for segment in self._store.segments)])
+        for number in numbers:
+            at = int(np.searchsorted(starts, number, side="right")) - 1
+            yield self._store.segments[at].chunks([int(number - starts[at])])[0]
+
+    # -- look --------------------------------------------------------------
+
+    def status(self) -> StoreStatus:
+        """Counts and bytes."""
+        return self._store.status()
+
+    def verify(self, *, deep: bool = True) -> VerifyReport:
+        """Check every file; see `Store.verify`."""
+        return self._store.verify(deep=deep)
+
+    def export(self, dim: int, path: str | Path, *, half: bool = False) -> int:
+        """Write chunks and their unit vectors at one dimension to .arrow or .parquet."""
+        return self._store.export(dim, path, half=half)
+
+    def report(self) -> Reports:
+        """Storage and quality reports over this index."""
+        from adaptive_search.reporting import Reports
+
+        return Reports(self)
+
+    # -- within ------------------------------------------------------------
+
+    def _index(
+        self,
+        documents: Iterable[Document | Skipped],
+        *,
+        prune: bool,
+        wait: bool,
+        corpus: str | None = None,
+        report: Callable[[IndexSummary], None] = lambda _: None,
+    ) -> IndexSummary:
+        from adaptive_search.chunking import Chunker
+        from adaptive_search.indexing import index_documents
+
+        encoder, spec = self.encoder, self._store.spec
+        tokens = int(spec.chunking.get("max_tokens", CHUNK_TOKENS))
+        chunker = Chunker(encoder.tokenizer, max_tokens=tokens, context=encoder.config.context)
+        try:
+            return index_documents(
+                self._store,
+                encoder,
+                chunker,
+                documents,
+                prune=prune,
+                attributes={CORPUS: corpus} if corpus else {},
+                wait=wait,
+                report=report,
+            )
+        finally:
+            self._refresh()
+
+    def _refresh(self) -> None:
+        self._store = Store.open(self.path)
+        self.__dict__.pop("funnel", None)
+
+    def _choose_dim(self, dim: int | None) -> int:
+        if dim is None:
+            return max(d for d in self.dims if d <= max(DEFAULT_DIM, self.dims[0]))
+        self._store.spec.bands_of(dim)
+        return dim
+
+    def _search(
+        self,
+        vectors: NDArray[np.float32],
+        k: int,
+        dim: int,
+        shortlist: int | None,
+        filter: Filter | None,
+        exact: bool,
+    ) -> SearchResult:
+        allowed = allowed_rows(self._store, filter) if filter else None
+        return self.funnel.search(
+            vectors, k, dim=dim, shortlist=shortlist, allowed=allowed, exact=exact
+        )
+
+    def _hits(
+        self,
+        queries: Sequence[str],
+        result: SearchResult,
+        dim: int,
+        shortlist: int | None,
+        granularity: int,
+        encode_ms: float,
+    ) -> list[Hits]:
+        timings = {"encode": encode_ms, "shortlist": 0.0, "rerank": 0.0}
+        for stage in result.stages:
+            timings["shortlist" if stage.name == "shortlist" else "rerank"] += stage.ms
+        timings["total"] = sum(timings.values())
+        timings = {name: round(ms, 3) for name, ms in timings.items()}
+        first = next((s for s in result.stages if s.name == "shortlist"), None)
+        used = first.kept if first else shortlist
+        return [
+            Hits(query, dim, used, granularity, self._hit_rows(rows, scores), timings, result.stages)
+            for query, rows, scores in zip(queries, result.rows, result.scores, strict=True)
+        ]
+
+    def _hit_rows(
+        self, rows: NDArray[np.int64], scores: NDArray[np.float32]
+    ) -> tuple[Hit, ...]:
+        found = rows >= 0
+        return tuple(
+            Hit(
+                rank,
+                round(float(score), 6),
+                row.chunk_id,
+                row.document_id,
+                row.path,
+                row.line_start,
+                row.line_end,
+                row.text,
+                row.metadata,
+            )
+            for rank, (row, score) in enumerate(
+                zip(self.rows(rows[found]), scores[found], strict=True), start=1
+            )
+        )
+
+
+def exists(path: str | Path) -> bool:
+    """Whether a directory is an index."""
+    return is_index(Path(path))
+
+
+def granularity_name(granularity: int) -> str:
+    """How a granularity is written: 1, 1/2, 1/4, 1/8."""
+    return "1" if granularity == 1 else f"1/{granularity}"
+
+
+def _documents(
+    texts: Iterable[str],
+    ids: Iterable[str] | None,
+    metadata: Iterable[Mapping[str, Scalar]] | None,
+    start: int,
+) -> Iterator[Document]:
+    names = iter(ids) if ids is not None else map(str, itertools.count(start))
+    fields = iter(metadata) if metadata is not None else itertools.repeat({})
+    seen: set[str] = set()
+    for text in texts:
+        name, field = next(names, None), next(fields, None)
+        if name is None or field is None:
+            raise QueryError("there are fewer ids or metadata than texts")
+        if not isinstance(text, str) or not text.strip():
+            raise QueryError(f"text {name!r} is empty")
+        if name in seen:
+            raise QueryError(f"id {name!r} comes twice")
+        seen.add(name)
+        yield Document(id=name, path="", text=text, metadata=field, kind="text")
+    if ids is not None and next(names, None) is not None:
+        raise QueryError("there are more ids than texts")

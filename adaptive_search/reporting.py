@@ -1,0 +1,173 @@
+"""Reports over an open index: what `report storage` and `report quality` show."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from adaptive_search.errors import QueryError, StoreError
+from adaptive_search.evaluation import Query
+from adaptive_search.index import CORPUS, AdaptiveIndex
+from adaptive_search.reports import QualityReport, StorageReport, quality_report, storage_report
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from adaptive_search.indexes.funnel import SearchResult
+
+QUERY_WORDS = 32  # of a chunk that serves as a query
+
+
+class Reports:
+    """The reports of one index."""
+
+    def __init__(self, index: AdaptiveIndex) -> None:
+        """Report on the generation that the index shows."""
+        self._index = index
+
+    def storage(self) -> StorageReport:
+        """Bytes on disk and in memory, for each dimension."""
+        store = self._index.store
+        resident = sum(s.rows * 2 * store.spec.dims[0] for s in store.segments)
+        return storage_report(
+            store.disk_usage(),
+            dims=store.dims,
+            chunks=store.status().rows,
+            resident_bytes=resident,
+        )
+
+    def quality(
+        self,
+        queries: Sequence[Query] | None = None,
+        qrels: Mapping[str, Mapping[str, int]] | None = None,
+        *,
+        all_granularities: bool = False,
+    ) -> QualityReport:
+        """Recall, nDCG and latency for each dimension, funnel and granularity.
+
+        Args:
+            queries: what to search for; chunks of the index by default.
+            qrels: for each query id the grade of each relevant document id.
+            all_granularities: also measure documents at the other granularities, which
+                encodes the corpus anew for each, in a temporary directory.
+
+        Raises:
+            QueryError: the index is empty, or no query has a relevant document.
+            StoreError: all_granularities is asked of an index that mirrors no corpus.
+        """
+        with ExitStack() as stack:
+            others = []
+            if all_granularities:
+                others = [stack.enter_context(copy) for copy in self._other_granularities()]
+            return quality_report(
+                IndexSearcher(self._index),
+                queries,
+                qrels,
+                others=[IndexSearcher(other) for other in others],
+            )
+
+    def _other_granularities(self) -> Iterator[AbstractContextManager[AdaptiveIndex]]:
+        corpus = self._index.store.attributes.get(CORPUS)
+        if corpus is None:
+            raise StoreError(
+                f"{self._index.path} mirrors no corpus that could be encoded anew; index a folder"
+            )
+        own = self._index.store.spec.granularity
+        for granularity in self._index.encoder.granularities:
+            if granularity != own:
+                yield _copy_at(self._index, Path(str(corpus)), granularity)
+
+
+@contextmanager
+def _copy_at(index: AdaptiveIndex, corpus: Path, granularity: int) -> Iterator[AdaptiveIndex]:
+    """An index of the same corpus at another granularity, for as long as it is needed."""
+    tokens = index.store.spec.chunking["max_tokens"]
+    with tempfile.TemporaryDirectory(prefix="adaptive-search-") as folder:
+        copy = AdaptiveIndex.create(
+            Path(folder) / "index",
+            encoder=index.encoder,
+            granularity=granularity,
+            chunk_tokens=int(tokens),
+            threads=index.threads,
+        )
+        copy.add(corpus)
+        yield copy
+
+
+class IndexSearcher:
+    """An index as evaluations see it; see `adaptive_search.evaluation.Searcher`."""
+
+    def __init__(self, index: AdaptiveIndex) -> None:
+        """Search the generation that the index shows."""
+        self._index = index
+        self._documents = self._document_ids()
+
+    @property
+    def dims(self) -> Sequence[int]:
+        """Nesting dimensions that the index holds."""
+        return self._index.dims
+
+    @property
+    def rows(self) -> int:
+        """Number of vectors, deleted ones among them."""
+        return self._index.store.rows
+
+    @property
+    def granularity(self) -> int:
+        """Divisor of the inner width of the documents."""
+        return self._index.store.spec.granularity
+
+    @property
+    def granularities(self) -> Sequence[int]:
+        """Divisors that queries can be encoded with."""
+        return self._index.encoder.granularities
+
+    def encode_queries(self, texts: Sequence[str], granularity: int) -> NDArray[np.float32]:
+        """Vectors of texts, float32 (n, dims[-1])."""
+        return self._index.encode_queries(texts, granularity, self.dims[-1])
+
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        *,
+        dim: int,
+        shortlist: int | None = None,
+        exact: bool = False,
+    ) -> SearchResult:
+        """Search as `Funnel.search` does."""
+        return self._index.funnel.search(queries, k, dim=dim, shortlist=shortlist, exact=exact)
+
+    def document_of(self, rows: NDArray[np.int64]) -> Sequence[str]:
+        """Document id of each row."""
+        names, numbers = self._documents
+        return [names[numbers[row]] for row in rows]
+
+    def sample_queries(self, count: int, seed: int) -> Sequence[Query]:
+        """The first words of random live chunks, each under the id of its document."""
+        segments = self._index.store.segments
+        live = [np.ones(s.rows, bool) if s.live is None else s.live for s in segments]
+        rows = np.flatnonzero(np.concatenate(live))
+        if not len(rows):
+            raise QueryError(f"{self._index.path} holds no chunks to measure; index a corpus first")
+        drawn = np.random.default_rng(seed).choice(rows, min(count, len(rows)), replace=False)
+        return [
+            Query(row.document_id, " ".join(row.text.split()[:QUERY_WORDS]))
+            for row in self._index.rows(np.sort(drawn))
+        ]
+
+    def _document_ids(self) -> tuple[list[str], NDArray[np.int32]]:
+        """Ids of all documents, and for each row the place of its document among them."""
+        names: list[str] = []
+        numbers: list[NDArray[np.int32]] = [np.zeros(0, np.int32)]
+        for segment in self._index.store.segments:
+            _, counts = segment.document_rows()
+            places = np.arange(len(names), len(names) + len(counts), dtype=np.int32)
+            numbers.append(np.repeat(places, counts))
+            names += segment.document_ids()
+        return names, np.concatenate(numbers)
