@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 from numpy.typing import NDArray
 
+from adaptive_search.arrow_arrays import matrix_array, numbers
 from adaptive_search.errors import StoreFormatError
 from adaptive_search.storage_io import FileEntry, StorageFile, StorageIO, hash_file
 
@@ -168,7 +169,7 @@ def read_matrix(
         batch.validate()
         column = batch.column(0)
         values = column.values.slice(column.offset * width, len(column) * width)
-        flat = values.to_numpy(zero_copy_only=True)
+        flat = numbers(values)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise damaged(path, f"has a damaged record batch ({error})") from error
     if batch.num_rows != rows or column.null_count or len(flat) != rows * width:
@@ -190,7 +191,6 @@ def write_batches(
 def write_matrix(io: StorageIO, path: Path, matrix: NDArray[np.floating]) -> FileEntry:
     """Write a matrix as one record batch: float (rows, width)."""
     schema = matrix_schema(matrix.shape[1], pa.from_numpy_dtype(matrix.dtype))
-    flat = pa.array(matrix.reshape(-1))
-    column = pa.FixedSizeListArray.from_arrays(flat, type=schema.field(0).type)
+    column = matrix_array(matrix, schema.field(0).type)
     batch = pa.record_batch([column], schema=schema)
     return write_batches(io, path, schema, [batch])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from adaptive_search.arrow_arrays import number_array
 from adaptive_search.arrow_files import CHUNK_BATCH_ROWS
 from adaptive_search.manifest import MAX_SEGMENT_ROWS
 from adaptive_search.segment import Segment
@@ -63,7 +64,7 @@ def copy_rows(segment: Segment, start: int, stop: int, writer: SegmentWriter) ->
         vectors = stored[start:end]
         if segment.live is not None:
             live = segment.live[start:end]
-            batch, vectors = batch.take(np.flatnonzero(live)), vectors[live]
+            batch, vectors = batch.take(number_array(np.flatnonzero(live), np.int64)), vectors[live]
         if batch.num_rows:
             writer.append_batch(batch, vectors)
         start = end

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 from numpy.typing import NDArray
 
+from adaptive_search.arrow_arrays import matrix_array, number_array
 from adaptive_search.arrow_files import CHUNK_BATCH_ROWS, CHUNKS_SCHEMA, matrix_schema
 from adaptive_search.errors import DimensionError, QueryError
 from adaptive_search.segment import Segment
@@ -90,7 +91,10 @@ def _batches(store: Store, dim: int, schema: pa.Schema) -> Iterator[pa.RecordBat
             vectors = _unit([band[rows] for band in bands])
             keep = _live(segment, rows)
             if not keep.all():
-                chunks, vectors = chunks.take(np.flatnonzero(keep)), vectors[keep]
+                chunks, vectors = (
+                    chunks.take(number_array(np.flatnonzero(keep), np.int64)),
+                    vectors[keep],
+                )
             if chunks.num_rows:
                 yield _batch(chunks, vectors, schema)
 
@@ -98,9 +102,9 @@ def _batches(store: Store, dim: int, schema: pa.Schema) -> Iterator[pa.RecordBat
 def _batch(
     chunks: pa.RecordBatch, vectors: NDArray[np.float32], schema: pa.Schema
 ) -> pa.RecordBatch:
-    field = schema.field("vector")
-    flat = pa.array(vectors.astype(field.type.value_type.to_pandas_dtype()).reshape(-1))
-    column = pa.FixedSizeListArray.from_arrays(flat, type=field.type)
+    kind = schema.field("vector").type
+    half = kind.value_type == pa.float16()
+    column = matrix_array(vectors.astype(np.float16 if half else np.float32), kind)
     return pa.record_batch([*(chunks.column(name) for name in COLUMNS), column], schema=schema)
 
 

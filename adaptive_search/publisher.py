@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from adaptive_search.arrow_arrays import number_array
 from adaptive_search.arrow_files import TOMBSTONES_SCHEMA, write_batches
 from adaptive_search.catalog import Catalog
 from adaptive_search.manifest import (
@@ -141,7 +142,7 @@ class Publisher:
             return segment
         if dead.all():
             return None
-        rows = pa.array(np.flatnonzero(dead), pa.int32())
+        rows = number_array(np.flatnonzero(dead), np.int32)
         batch = pa.record_batch([rows], schema=TOMBSTONES_SCHEMA)
         file = f"deleted-{generation:06d}.arrow"
         written = write_batches(self.io, segment.directory / file, TOMBSTONES_SCHEMA, [batch])

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 from numpy.typing import NDArray
 
+from adaptive_search.arrow_arrays import numbers
 from adaptive_search.arrow_files import (
     CHUNK_BATCH_ROWS,
     CHUNKS_SCHEMA,
@@ -140,7 +141,7 @@ class Segment:
         if hashlib.sha256(buffer).hexdigest() != tombstones.entry.sha256:
             raise damaged(path, "does not match its checksum in the manifest")
         reader = open_batches(buffer, TOMBSTONES_SCHEMA, 1, path)
-        dead = read_batch(reader, 0, tombstones.rows, path).column(0).to_numpy()
+        dead = numbers(read_batch(reader, 0, tombstones.rows, path).column(0))
         if dead[0] < 0 or dead[-1] >= self.rows or (np.diff(dead) <= 0).any():
             raise damaged(path, f"must list rising rows below {self.rows}")
         live = np.ones(self.rows, np.bool_)
@@ -155,11 +156,11 @@ class Segment:
             raise damaged(path, "does not match its checksum in the manifest")
         reader = open_batches(buffer, DOCUMENTS_SCHEMA, 1, path)
         batch = read_batch(reader, 0, self.entry.documents, path)
-        rows = batch.column("rows").to_numpy().astype(np.int64)
+        rows = numbers(batch.column("rows")).astype(np.int64)
         starts = np.concatenate(([0], np.cumsum(rows)))
         if (rows < 1).any() or starts[-1] != self.rows:
             raise damaged(path, f"must divide the {self.rows} rows among its documents")
-        if not np.array_equal(batch.column("first_row").to_numpy(), starts[:-1]):
+        if not np.array_equal(numbers(batch.column("first_row")), starts[:-1]):
             raise damaged(path, "must list documents in the order of their rows")
         return batch
 
@@ -171,7 +172,7 @@ class Segment:
     def document_rows(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """First row and number of rows of each document: int32 (documents,) each."""
         documents = self.documents
-        return documents.column("first_row").to_numpy(), documents.column("rows").to_numpy()
+        return numbers(documents.column("first_row")), numbers(documents.column("rows"))
 
     @property
     def first_ordinal(self) -> int:

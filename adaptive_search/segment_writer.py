@@ -6,12 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.ipc as ipc
 from numpy.typing import NDArray
 
+from adaptive_search.arrow_arrays import bytes_array, number_array, numbers, text_array
 from adaptive_search.arrow_files import (
     CHUNK_BATCH_ROWS,
     CHUNKS_SCHEMA,
@@ -27,7 +29,7 @@ from adaptive_search.manifest import (
     NORMS_FILE,
     StoreSpec,
 )
-from adaptive_search.segment import ROW_COLUMNS, Row
+from adaptive_search.segment import Row
 from adaptive_search.storage_io import FileEntry, StorageFile, StorageIO
 
 SEGMENT_ROWS = MAX_SEGMENT_ROWS // 2  # a segment ends with the document that reaches this
@@ -193,14 +195,25 @@ def _document_starts(rows: Sequence[Row], last: Row | None) -> list[int]:
 
 
 def _to_batch(rows: Sequence[Row]) -> pa.RecordBatch:
-    columns = {name: [getattr(row, name) for row in rows] for name in ROW_COLUMNS}
-    columns["chunk_id"] = [row.chunk_id for row in rows]
+    columns: dict[str, list[Any]] = {
+        name: [getattr(row, name) for row in rows] for name in CHUNKS_SCHEMA.names
+    }
     columns["metadata"] = [
-        json.dumps(dict(row.metadata), ensure_ascii=False, sort_keys=True, allow_nan=False)
-        for row in rows
+        json.dumps(dict(metadata), ensure_ascii=False, sort_keys=True, allow_nan=False)
+        for metadata in columns["metadata"]
     ]
-    arrays = [pa.array(columns[field.name], type=field.type) for field in CHUNKS_SCHEMA]
+    if any(len(value) != HASH_BYTES for value in columns["content_hash"]):
+        raise ValueError(f"the content hash of a chunk has {HASH_BYTES} bytes")
+    arrays = [_column(columns[field.name], field.type) for field in CHUNKS_SCHEMA]
     return pa.record_batch(arrays, schema=CHUNKS_SCHEMA)
+
+
+def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    if kind == pa.binary(HASH_BYTES):
+        return bytes_array(values, HASH_BYTES)
+    if kind in (pa.int32(), pa.int64()):
+        return number_array(values, np.int32 if kind == pa.int32() else np.int64)
+    return text_array(values, kind)
 
 
 class SegmentWriter:
@@ -267,7 +280,7 @@ class SegmentWriter:
         for spool, matrix in zip(self._spools, matrices, strict=True):
             spool.write(np.ascontiguousarray(matrix).data.cast("B"))
         self.rows += batch.num_rows
-        self._tokens += int(batch.column("tokens").to_numpy().sum(dtype=np.int64))
+        self._tokens += int(numbers(batch.column("tokens")).sum(dtype=np.int64))
         self._waiting.append(batch)
         if sum(waiting.num_rows for waiting in self._waiting) >= CHUNK_BATCH_ROWS:
             self._write_chunks(keep_rest=True)
@@ -303,9 +316,9 @@ class SegmentWriter:
     def _write_documents(self) -> FileEntry:
         ids, paths, hashes, starts = zip(*self._documents, strict=True)
         first = np.array(starts, np.int32)
-        columns = [ids, paths, hashes, first, np.diff(first, append=np.int32(self.rows))]
+        columns: list[Any] = [ids, paths, hashes, first, np.diff(first, append=np.int32(self.rows))]
         arrays = [
-            pa.array(column, type=field.type)
+            _column(column, field.type)
             for column, field in zip(columns, DOCUMENTS_SCHEMA, strict=True)
         ]
         batch = pa.record_batch(arrays, schema=DOCUMENTS_SCHEMA)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -92,6 +91,8 @@ class StorageIO:
 
     def free_bytes(self, path: Path) -> int:
         """Bytes that a file in this directory may still take."""
+        import shutil  # brings the compression modules, which a query does not need
+
         return shutil.disk_usage(path).free
 
 

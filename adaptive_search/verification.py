@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from adaptive_search.arrow_arrays import numbers
 from adaptive_search.arrow_files import check_checksum, check_file, damaged
 from adaptive_search.catalog import document_keys
 from adaptive_search.errors import StoreFormatError
@@ -194,7 +195,7 @@ def _check_chunks(segment: Segment) -> None:
                 raise damaged(path, f"row {row} has ordinal {ordinal} after {previous}")
             previous = ordinal
             row += 1
-        tokens += int(batch.column("tokens").to_numpy().sum(dtype=np.int64))
+        tokens += int(numbers(batch.column("tokens")).sum(dtype=np.int64))
     if tokens != segment.entry.tokens:
         raise damaged(path, f"holds {tokens} tokens, but the manifest says {segment.entry.tokens}")
 

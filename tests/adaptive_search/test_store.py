@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -404,6 +406,27 @@ def test_shortlist_cache_is_checked_before_use(tmp_path: Path, kit: Any) -> None
     assert store.disk_usage()["shortlist"] > 0
     store.compact()
     assert not store.write_cache(first, b"payload", key="k")
+
+
+READ = """
+import sys
+from adaptive_search.store import Store
+for segment in Store.open(sys.argv[1]).segments:
+    segment.band(0), segment.live, segment.chunks([0])
+slow = {"pandas", "torch", "filelock", "pyarrow.compute", "pyarrow.parquet"}
+print(sorted(slow & sys.modules.keys()))
+"""
+
+
+def test_reading_imports_nothing_slow(tmp_path: Path, kit: Any) -> None:
+    store = kit.create(tmp_path / "i")
+    with store.writer() as writer:
+        kit.add(writer, "a", 2)
+        kit.add(writer, "b", 2)
+        writer.commit()
+        writer.delete_documents(["a"])
+    command = [sys.executable, "-c", READ, str(store.path)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
