@@ -9,12 +9,12 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from adaptive_search import tables
 from adaptive_search.errors import MissingExtra
-from adaptive_search.reports import CELLS, QualityReport, StorageReport
+from adaptive_search.reports import CELLS, NDCG, RECALL, QualityReport, StorageReport
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,7 @@ _NAMES = {
     _SECOND: "second",
     _THIRD: "third",
 }
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "adaptive-search",  # the same report gives the same bytes
     "font.family": "sans-serif",
@@ -48,6 +48,8 @@ _STYLE = {
     "ytick.color": _MUTED,
     "legend.frameon": False,
 }
+
+_MEASURES = {RECALL: "recall@10", NDCG: "nDCG@10"}
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -149,10 +151,11 @@ def _quality_sections(quality: QualityReport) -> list[str]:
         ),
         _section(
             "Granularity of documents and queries",
-            f"{quality.measures[0]} when documents and queries are encoded by narrower sub-models "
-            "(1/8 is the cheapest to encode).",
+            f"{_MEASURES[quality.measures[0]]} when documents and queries are encoded by narrower "
+            "sub-models (1/8 is the cheapest to encode).",
             _plot(
-                lambda axes: _draw_granularities(axes, quality.granularities, quality.measures[0])
+                lambda axes: _draw_granularities(axes, quality.granularities, quality.measures[0]),
+                height=1 + 0.8 * quality.granularities["document"].nunique(),
             ),
             quality.granularities,
         ),
@@ -183,72 +186,79 @@ def _draw_storage(axes: Axes, rows: pd.DataFrame) -> None:
 
 def _draw_quality(axes: Axes, rows: pd.DataFrame, measures: Sequence[str]) -> None:
     places = list(range(len(rows)))
-    for measure, color, above in zip(measures, (_FIRST, _SECOND), (True, False), strict=False):
+    highest = max(measures, key=lambda measure: rows[measure].mean())
+    for measure, color in zip(measures, (_FIRST, _SECOND), strict=False):
         values = rows[measure].tolist()
         axes.plot(places, values, color=color, marker="o", markersize=6, linewidth=2)
+        # Quality rises with the dimension, so there is room above to the left, below to the right.
+        offset, valign = ((-8, 6), "bottom") if measure == highest else ((10, -7), "top")
         for place, value in zip(places, values, strict=True):
             axes.annotate(
                 f"{value:.3f}",
                 (place, value),
-                xytext=(0, 8 if above else -8),
+                xytext=offset,
                 textcoords="offset points",
                 ha="center",
-                va="bottom" if above else "top",
+                va=valign,
                 fontsize=10,
             )
         axes.annotate(
-            measure,
+            _MEASURES[measure],
             (places[-1], values[-1]),
-            xytext=(12, 0),
+            xytext=(14, 4),
             textcoords="offset points",
             va="center",
             color=color,
             fontweight="bold",
         )
-    axes.set_xticks(places, [str(dim) for dim in rows["dim"]])
-    axes.set_xlim(-0.4, len(places) + 0.2)
     axes.margins(y=0.22)
+    _end_ticks_at_one(axes)
+    axes.set_xticks(places, [str(dim) for dim in rows["dim"]])
+    axes.set_xlim(-0.5, len(places) + 0.3)
     axes.set_xlabel("dimensions")
     axes.set_ylabel("quality (1 is best)")
     axes.grid(visible=False, axis="x")
 
 
 def _draw_front(axes: Axes, quality: QualityReport) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
     measure = quality.measures[0]
     exact, funnels = quality.rows, quality.funnels
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.plot(exact["p50_ms"], exact[measure], color=_GRID, linewidth=1.5, zorder=1)
     axes.scatter(
-        exact["p50_ms"], exact[measure], s=_area(exact["dim"]), color=_MUTED, alpha=0.75, zorder=2
+        exact["p50_ms"],
+        exact[measure],
+        s=_area(exact["dim"]),
+        color=_MUTED,
+        alpha=0.75,
+        zorder=2,
+        label="exact, at the dimension shown",
     )
-    for dim, time, value in zip(exact["dim"], exact["p50_ms"], exact[measure], strict=True):
-        _label(axes, f"{dim}", time, value, (9, -13), _MUTED)
+    labels = [(f"{dim}", _MUTED, x, y) for dim, x, y in _points(exact, "dim", measure)]
     groups = funnels.groupby("rerank_dim", sort=True)
-    for (dim, group), color in zip(groups, (_FIRST, _SECOND, _THIRD), strict=False):
-        head = group["shortlist_dim"].iloc[0]
+    for (dim, group), color in zip(groups, (_FIRST, _SECOND), strict=False):
         axes.plot(
             group["p50_ms"],
             group[measure],
             color=color,
             linewidth=1.5,
-            zorder=3,
-            label=f"{head} → {dim}",
-        )
-        axes.scatter(
-            group["p50_ms"],
-            group[measure],
-            s=_area(group["rerank_dim"]),
-            color=color,
             marker="D",
-            zorder=4,
+            markersize=_area(dim) ** 0.5,
+            zorder=3,
+            label=f"funnel {group['shortlist_dim'].iloc[0]} → {dim}",
         )
-        for k, time, value in zip(group["shortlist"], group["p50_ms"], group[measure], strict=True):
-            _label(axes, f"K={k}", time, value, (-8, 7), color, ha="right")
-    axes.scatter([], [], color=_MUTED, label="exact, all rows")
+        labels += [(f"K={k}", color, x, y) for k, x, y in _points(group, "shortlist", measure)]
     axes.legend(loc="lower right")
     axes.set_xlabel("median latency of one search, ms (log scale)")
-    axes.set_ylabel(measure)
-    axes.margins(x=0.18, y=0.18)
+    axes.set_ylabel(_MEASURES[measure])
+    axes.margins(x=0.15, y=0.2)
+    _end_ticks_at_one(axes)
+    _label_apart(axes, labels)
 
 
 def _draw_granularities(axes: Axes, cells: pd.DataFrame, measure: str) -> None:
@@ -266,27 +276,69 @@ def _draw_granularities(axes: Axes, cells: pd.DataFrame, measure: str) -> None:
             axes.text(j, i, f"{value:.3f}", ha="center", va="center", fontsize=13)
     axes.set_xticks(range(matrix.shape[1]), list(matrix.columns))
     axes.set_yticks(range(matrix.shape[0]), list(matrix.index))
-    axes.set_ylim(max(matrix.shape[0] - 0.5, 1.5), min(-0.5, matrix.shape[0] - 2.5))
-    axes.set_xlabel("width of the model for queries")
-    axes.set_ylabel("width for documents")
+    axes.invert_yaxis()
+    axes.set_xlabel("width for queries")
+    axes.set_ylabel("for documents")
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
 
 
-def _area(dims: pd.Series[Any]) -> pd.Series[Any]:
+def _end_ticks_at_one(axes: Axes) -> None:
+    """Drop ticks above 1 from an axis that needs room there for labels only."""
+    low, high = axes.get_ylim()
+    axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= 1])
+    axes.set_ylim(low, high)
+
+
+def _area(dims: Any) -> Any:  # noqa: ANN401 - a number or a column
     return 18 + dims / 12
 
 
-def _label(
-    axes: Axes, text: str, x: float, y: float, offset: tuple[int, int], color: str, ha: str = "left"
-) -> None:
-    axes.annotate(
-        text, (x, y), xytext=offset, textcoords="offset points", color=color, ha=ha, fontsize=10
-    )
+def _points(table: pd.DataFrame, name: str, measure: str) -> Iterator[tuple[int, float, float]]:
+    return zip(table[name], table["p50_ms"], table[measure], strict=True)
 
 
-def _plot(draw: Callable[[Axes], None]) -> str:
+def _label_apart(axes: Axes, labels: Sequence[tuple[str, str, float, float]]) -> None:
+    """Write labels (text, color, x, y) beside their points, away from marks and each other."""
+    from matplotlib.transforms import Bbox
+
+    axes.get_figure(
+        root=True
+    ).draw_without_rendering()  # fixes the limits, so that points have their place
+    marks = axes.transData.transform([(x, y) for _, _, x, y in labels])
+    boxes = [Bbox.from_bounds(x - 8, y - 8, 16, 16) for x, y in marks]
+    for (text, color, x, y), (left, bottom) in zip(labels, marks, strict=True):
+        width, height = 7.5 * len(text) + 4, 15
+        tries = [
+            (dx, dy)
+            for distance in (0, 14, 28, 42)
+            for dx, dy in (
+                (-width / 2, 9 + distance),
+                (-width / 2, -9 - height - distance),
+                (10 + distance, -height / 2),
+                (-10 - width - distance, -height / 2),
+            )
+        ]
+        places = [(Bbox.from_bounds(left + dx, bottom + dy, width, height)) for dx, dy in tries]
+        free = [place for place in places if not place.count_overlaps(boxes)]
+        place = free[0] if free else places[0]
+        boxes.append(place)
+        offset = ((place.x0 + place.x1) / 2 - left, (place.y0 + place.y1) / 2 - bottom)
+        axes.annotate(
+            text,
+            (x, y),
+            xytext=offset,
+            textcoords="offset pixels",
+            ha="center",
+            va="center",
+            color=color,
+            fontsize=10,
+            zorder=5,
+        )
+
+
+def _plot(draw: Callable[[Axes], None], *, height: float = 4.3) -> str:
     """Draw one plot as an SVG element whose colours come from the style sheet."""
     try:
         import matplotlib
@@ -294,7 +346,7 @@ def _plot(draw: Callable[[Axes], None]) -> str:
     except ImportError:
         raise MissingExtra("matplotlib", "plot") from None
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(7.2, 4.3), layout="constrained")
+        figure = Figure(figsize=(7.2, height), layout="constrained")
         draw(figure.add_subplot())
         stream = io.StringIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})

@@ -179,7 +179,9 @@ class QualityReport:
         titles = ("Exact search by dimension", "Funnels", "Granularity of documents and queries")
         found = zip(titles, (self.rows, self.funnels, self.granularities), strict=True)
         # Without judgements there is no nDCG to show.
-        return [(title, table.dropna(axis="columns", how="all")) for title, table in found]
+        return [
+            (name, table.dropna(axis="columns", how="all")) for name, table in found if len(table)
+        ]
 
 
 def storage_report(
@@ -326,7 +328,7 @@ class _Measurement:
         ndcg = np.nan
         if self.qrels is not None:
             ndcg = mean_ndcg(ranking, self.queries, self.qrels, K)
-        return {RECALL: recall, NDCG: ndcg}
+        return {RECALL: round(recall, 6), NDCG: round(ndcg, 6)}
 
     def _latency(self, **options: Any) -> dict[str, float]:  # noqa: ANN401
         times = latencies(

@@ -50,6 +50,7 @@ def to_csv(tables: Mapping[str, pd.DataFrame]) -> str:
     else:
         named = [table.assign(table=name) for name, table in tables.items() if len(table)]
         frame = pd.concat(named, ignore_index=True) if named else pd.DataFrame({"table": []})
+        frame = frame.convert_dtypes()  # whole numbers stay whole beside what is missing
         frame.insert(0, "table", frame.pop("table"))
     return frame.to_csv(index=False, lineterminator="\n")
 

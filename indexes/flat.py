@@ -6,7 +6,7 @@ both score a row by the same native function, so they give it the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,9 +42,8 @@ class FunnelSegment:
         """Refuse parts that do not fit together."""
         if not self.bands:
             raise ValueError("a segment needs at least its lowest band")
-        per_row = [*self.bands, *(self.lengths or ())]
-        if self.live is not None:
-            per_row.append(self.live)
+        live = () if self.live is None else (self.live,)
+        per_row: list[Sized] = [*self.bands, *(self.lengths or ()), *live]
         if any(len(values) != self.rows for values in per_row):
             raise ValueError(f"bands, live and lengths of a segment must all have {self.rows} rows")
         shortlist = self.shortlist
@@ -135,7 +134,9 @@ def unit_rows(rows: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """Scale each row to unit length; zero rows stay zero. float32 (n, dim), contiguous."""
     wide = np.ascontiguousarray(rows, dtype=np.float32)
     lengths = np.linalg.norm(wide, axis=1, keepdims=True)
-    return np.divide(wide, lengths, out=np.zeros_like(wide), where=lengths > 0)
+    unit: NDArray[np.float32] = np.zeros_like(wide)
+    np.divide(wide, lengths, out=unit, where=lengths > 0)
+    return unit
 
 
 def _local(candidates: NDArray[np.int64], first: int, rows: int) -> NDArray[np.int64]:

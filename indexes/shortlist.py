@@ -82,8 +82,8 @@ class Shortlist:
         if mask is not None:
             # FAISS keeps only pointers: the selector and its bits live as long as this call.
             bits = np.packbits(mask, bitorder="little")
-            selector = faiss.IDSelectorBitmap(bits)
-            params = faiss.SearchParameters(sel=selector)
+            selector = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]
+            params = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
         with _faiss_threads(threads):
             scores, rows = self._index.search(np.ascontiguousarray(queries), k, params=params)
         scores[rows < 0] = -np.inf

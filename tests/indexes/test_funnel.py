@@ -1,45 +1,63 @@
 """The funnel against a float64 oracle, and its promises about segments, filters and edges."""
 
+from __future__ import annotations
+
 import threading
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from adaptive_search.errors import DimensionError, QueryError
 from adaptive_search.indexes.flat import FunnelSegment
-from adaptive_search.indexes.funnel import DEFAULT_SHORTLIST, Funnel
+from adaptive_search.indexes.funnel import DEFAULT_SHORTLIST, Funnel, SearchResult
 from adaptive_search.indexes.shortlist import Shortlist
 
+Array = NDArray[Any]
 DIMS = (8, 16, 32, 48)
 ENERGY = (0.5, 0.7, 0.9, 1.0)
 
 
-def vectors(n, seed=0):
+def vectors(n: int, seed: int = 0) -> Array:
     """Clustered unit vectors whose bands have fixed lengths, float32 (n, 48)."""
     rng = np.random.default_rng(seed)
     latent = rng.normal(size=(12, DIMS[-1]))[rng.integers(0, 12, size=n)]
     latent = latent + 0.7 * rng.normal(size=latent.shape)
     weights = np.sqrt(np.diff((0, *ENERGY)))
     bands = np.split(latent, DIMS[:-1], axis=1)
-    unit = [w * b / np.linalg.norm(b, axis=1, keepdims=True) for w, b in zip(weights, bands)]
+    unit = [
+        w * b / np.linalg.norm(b, axis=1, keepdims=True)
+        for w, b in zip(weights, bands, strict=True)
+    ]
     return np.concatenate(unit, axis=1).astype(np.float32)
 
 
-def segment(rows, *, indexed=True, live=None, dims=DIMS, lengths=None):
+def segment(
+    rows: Array,
+    *,
+    indexed: bool = True,
+    live: Array | None = None,
+    dims: Sequence[int] = DIMS,
+    lengths: Sequence[Array] | None = None,
+) -> FunnelSegment:
     cuts = np.split(rows.astype(np.float16), dims[:-1], axis=1)
     bands = [np.ascontiguousarray(band) for band in cuts]
     shortlist = Shortlist.build(bands[0]) if indexed else None
     return FunnelSegment(bands, live=live, lengths=lengths, shortlist=shortlist)
 
 
-def funnel(rows, cuts=(), **kwargs):
+def funnel(rows: Array, cuts: Sequence[int] = (), *, indexed: bool = True) -> Funnel:
     parts = np.split(rows, cuts)
-    return Funnel([segment(part, **kwargs) for part in parts], DIMS, prefix_energy=ENERGY)
+    return Funnel([segment(part, indexed=indexed) for part in parts], DIMS, prefix_energy=ENERGY)
 
 
-def oracle(rows, queries, k, dim, allowed=None):
+def oracle(
+    rows: Array, queries: Array, k: int, dim: int, allowed: Array | None = None
+) -> tuple[Array, Array, Array]:
     """Cosine over float16 rows of known prefix length, in float64."""
     stored = rows.astype(np.float16)[:, :dim].astype(np.float64)
     unit = queries[:, :dim].astype(np.float64)
@@ -51,7 +69,14 @@ def oracle(rows, queries, k, dim, allowed=None):
     return np.take_along_axis(scores, found, 1), found, scores
 
 
-def assert_is_oracle(result, rows, queries, k, dim, allowed=None):
+def assert_is_oracle(
+    result: SearchResult,
+    rows: Array,
+    queries: Array,
+    k: int,
+    dim: int,
+    allowed: Array | None = None,
+) -> None:
     """Equal scores by rank; equal rows up to the order of scores that float32 cannot tell apart."""
     best, _, scores = oracle(rows, queries, k, dim, allowed)
     np.testing.assert_allclose(result.scores, best, atol=1e-6)
@@ -60,24 +85,26 @@ def assert_is_oracle(result, rows, queries, k, dim, allowed=None):
 
 
 @pytest.fixture(scope="module")
-def rows():
+def rows() -> Array:
     return vectors(3000)
 
 
 @pytest.fixture(scope="module")
-def queries():
+def queries() -> Array:
     return vectors(8, seed=1)
 
 
 @pytest.mark.parametrize("dim", DIMS)
-def test_exact_search_is_the_oracle(rows, queries, dim):
+def test_exact_search_is_the_oracle(rows: Array, queries: Array, dim: int) -> None:
     result = funnel(rows).search(queries, 10, dim=dim, exact=True)
     assert_is_oracle(result, rows, queries, 10, dim)
 
 
 @pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("indexed", [True, False])
-def test_a_shortlist_of_all_rows_is_exact_search(rows, queries, dim, indexed):
+def test_a_shortlist_of_all_rows_is_exact_search(
+    rows: Array, queries: Array, dim: int, indexed: bool
+) -> None:
     index = funnel(rows, (700, 701), indexed=indexed)
     exact = index.search(queries, 20, dim=dim, exact=True)
     for shortlist in (3000, 10**9):
@@ -86,7 +113,7 @@ def test_a_shortlist_of_all_rows_is_exact_search(rows, queries, dim, indexed):
         np.testing.assert_array_equal(found.scores, exact.scores)
 
 
-def test_hits_of_the_funnel_have_the_bits_of_exact_search(rows, queries):
+def test_hits_of_the_funnel_have_the_bits_of_exact_search(rows: Array, queries: Array) -> None:
     exact = funnel(rows).search(queries, 3000, exact=True)
     found = funnel(rows).search(queries, 10, shortlist=100)
     for q in range(len(queries)):
@@ -96,7 +123,7 @@ def test_hits_of_the_funnel_have_the_bits_of_exact_search(rows, queries):
 
 @pytest.mark.parametrize("indexed", [True, False])
 @pytest.mark.parametrize("dim", [16, 48])
-def test_one_segment_is_many(rows, queries, indexed, dim):
+def test_one_segment_is_many(rows: Array, queries: Array, indexed: bool, dim: int) -> None:
     one = funnel(rows, indexed=indexed)
     many = funnel(rows, (1, 1000, 1000, 2999), indexed=indexed)
     for options in ({"exact": True}, {"shortlist": 300}, {"shortlist": 1200}):
@@ -106,7 +133,7 @@ def test_one_segment_is_many(rows, queries, indexed, dim):
         np.testing.assert_array_equal(a.scores, b.scores)
 
 
-def test_batch_and_threads_do_not_change_hits(rows, queries):
+def test_batch_and_threads_do_not_change_hits(rows: Array, queries: Array) -> None:
     segments = [segment(part) for part in np.split(rows, (1500,))]
     alone = Funnel(segments, DIMS, prefix_energy=ENERGY)
     threaded = Funnel(segments, DIMS, prefix_energy=ENERGY, threads=3)
@@ -118,7 +145,7 @@ def test_batch_and_threads_do_not_change_hits(rows, queries):
             np.testing.assert_array_equal(single.scores[0], batch.scores[q])
 
 
-def test_recall_of_the_cascade(rows, queries):
+def test_recall_of_the_cascade(rows: Array, queries: Array) -> None:
     index = funnel(rows)
     exact = index.search(queries, 10, exact=True).rows
     found = index.search(queries, 10, shortlist=800).rows
@@ -126,7 +153,7 @@ def test_recall_of_the_cascade(rows, queries):
     assert np.mean(shared) >= 9.8
 
 
-def test_stages_tell_what_was_done(rows, queries):
+def test_stages_tell_what_was_done(rows: Array, queries: Array) -> None:
     index = funnel(rows)
     stages = index.search(queries, 10, shortlist=900).stages
     assert [(s.name, s.dim, s.scored, s.kept) for s in stages] == [
@@ -143,7 +170,7 @@ def test_stages_tell_what_was_done(rows, queries):
     assert (stage.name, stage.dim, stage.scored, stage.kept) == ("exact", 48, 3000, 10)
 
 
-def test_shortlist_by_default():
+def test_shortlist_by_default() -> None:
     rows = vectors(DEFAULT_SHORTLIST + 1)
     index = funnel(rows)
     assert index.search(rows[:1], 10).stages[0].kept == DEFAULT_SHORTLIST
@@ -159,7 +186,9 @@ def test_shortlist_by_default():
     k=st.sampled_from([1, 5, 300]),
     indexed=st.booleans(),
 )
-def test_filters_and_deletions_come_before_ranking(seed, share, deleted, k, indexed):
+def test_filters_and_deletions_come_before_ranking(
+    seed: int, share: float, deleted: float, k: int, indexed: bool
+) -> None:
     rows = vectors(600, seed)
     queries = vectors(2, seed + 1)
     rng = np.random.default_rng(seed)
@@ -182,7 +211,7 @@ def test_filters_and_deletions_come_before_ranking(seed, share, deleted, k, inde
         assert_is_oracle(exact, rows, queries, k, 48, both)
 
 
-def test_a_rare_filter_finds_the_best_heads_exactly(rows, queries):
+def test_a_rare_filter_finds_the_best_heads_exactly(rows: Array, queries: Array) -> None:
     allowed = np.zeros(3000, dtype=bool)
     allowed[::60] = True  # below two percent
     index = funnel(rows)
@@ -191,7 +220,7 @@ def test_a_rare_filter_finds_the_best_heads_exactly(rows, queries):
     np.testing.assert_array_equal(found.rows, exact.rows)
 
 
-def test_all_vectors_equal():
+def test_all_vectors_equal() -> None:
     rows = np.repeat(vectors(1), 50, axis=0)
     for cuts in ((), (20, 30)):
         result = funnel(rows, cuts).search(rows[:1], 5, shortlist=50)
@@ -202,7 +231,7 @@ def test_all_vectors_equal():
 
 
 @pytest.mark.parametrize("indexed", [True, False])
-def test_few_rows(indexed):
+def test_few_rows(indexed: bool) -> None:
     queries = vectors(2, seed=1)
     nothing = Funnel([], DIMS, prefix_energy=ENERGY).search(queries, 5)
     assert nothing.rows.shape == nothing.scores.shape == (2, 0)
@@ -213,20 +242,20 @@ def test_few_rows(indexed):
     assert funnel(vectors(4), indexed=indexed).search(queries[:0], 3).rows.shape == (0, 3)
 
 
-def test_everything_deleted(rows, queries):
+def test_everything_deleted(rows: Array, queries: Array) -> None:
     index = Funnel([segment(rows, live=np.zeros(3000, bool))], DIMS, prefix_energy=ENERGY)
     result = index.search(queries, 3, shortlist=10)
     assert (result.rows == -1).all()
 
 
-def test_self_search_scores_one(rows):
+def test_self_search_scores_one(rows: Array) -> None:
     for dim in DIMS:
         result = funnel(rows).search(rows[:5] * 7, 1, dim=dim)
         assert result.rows[:, 0].tolist() == [0, 1, 2, 3, 4]
         np.testing.assert_allclose(result.scores[:, 0], 1, atol=1e-3)
 
 
-def test_vectors_of_any_prefix_length_are_compared_by_cosine():
+def test_vectors_of_any_prefix_length_are_compared_by_cosine() -> None:
     dims = (5, 12, 40)
     rng = np.random.default_rng(0)
     rows = (rng.normal(size=(400, 40)) * rng.uniform(0.1, 4, size=(400, 1))).astype(np.float16)
@@ -242,7 +271,7 @@ def test_vectors_of_any_prefix_length_are_compared_by_cosine():
     assert index.search(queries, 10, shortlist=100).rows.shape == (4, 10)
 
 
-def test_a_zero_row_is_found_last():
+def test_a_zero_row_is_found_last() -> None:
     rows = vectors(20)
     rows[3] = 0
     lengths = [np.linalg.norm(rows[:, :d], axis=1) for d in DIMS]
@@ -252,7 +281,7 @@ def test_a_zero_row_is_found_last():
     assert np.isneginf(result.scores[0, -1])
 
 
-def test_a_truncated_index_serves_the_lower_dims(rows, queries):
+def test_a_truncated_index_serves_the_lower_dims(rows: Array, queries: Array) -> None:
     whole = segment(rows)
     lower = FunnelSegment(whole.bands[:2], shortlist=whole.shortlist)
     index = Funnel([whole, lower], DIMS, prefix_energy=ENERGY)
@@ -279,20 +308,22 @@ def test_a_truncated_index_serves_the_lower_dims(rows, queries):
         ("zero", {"queries": np.zeros((1, 48))}),
     ],
 )
-def test_wrong_questions_are_query_errors(rows, queries, message, options):
+def test_wrong_questions_are_query_errors(
+    rows: Array, queries: Array, message: str, options: dict[str, Any]
+) -> None:
     index = funnel(rows, (1500,))
     with pytest.raises(QueryError, match=message):
         index.search(**({"queries": queries} | options))
 
 
-def test_segments_must_fit_the_dims(rows):
+def test_segments_must_fit_the_dims(rows: Array) -> None:
     with pytest.raises(ValueError, match="do not fit"):
         Funnel([segment(rows)], (8, 16, 40), prefix_energy=(0.5, 0.8, 1.0))
     with pytest.raises(ValueError, match="either prefix_energy or the lengths"):
         Funnel([segment(rows)], DIMS)
 
 
-def test_searches_from_several_threads(rows, queries):
+def test_searches_from_several_threads(rows: Array, queries: Array) -> None:
     index = funnel(rows, (1000,))
     expected = index.search(queries, 10, shortlist=300).rows
     found = []
