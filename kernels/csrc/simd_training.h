@@ -78,6 +78,16 @@ ADAPTIVE_SEARCH_INLINE Taps load_taps(const Conv<T> &a, size_t c, size_t count) 
     return taps;
 }
 
+// Rows that a walk down the positions runs ahead of memory: the hardware does not follow
+// strides of kilobytes.
+constexpr size_t kAhead = 12;
+
+template <class T>
+ADAPTIVE_SEARCH_INLINE void prefetch(const Sequences<T> &s, size_t sequence, size_t t, size_t end,
+                                     size_t c) {
+    __builtin_prefetch(at(s, sequence, smaller(t + kAhead, end)) + c);
+}
+
 // Drops the oldest value and appends one.
 ADAPTIVE_SEARCH_INLINE void shift_in(Vec *window, Vec value) {
     for (size_t j = 0; j + 1 < kTaps; ++j) window[j] = window[j + 1];
@@ -92,6 +102,8 @@ void conv_forward(const Conv<T> &a, size_t begin, size_t end) {
         for (size_t b = 0; b < a.batch; ++b) {
             Vec x[kTaps] = {};
             for (size_t t = 0; t < a.seqlen; ++t) {
+                prefetch(a.x, b, t, a.seqlen - 1, c);
+                prefetch(a.y, b, t, a.seqlen - 1, c);
                 shift_in(x, load(at(a.x, b, t) + c, count));
                 store(at(a.y, b, t) + c, silu_lanes(apply(taps, x)), count);
             }
@@ -115,6 +127,9 @@ void conv_backward(const Conv<T> &a, size_t begin, size_t end) {
                 store(at(a.dx, b, t) + c, dx, count);
             };
             for (size_t t = 0; t < a.seqlen; ++t) {
+                prefetch(a.x, b, t, a.seqlen - 1, c);
+                prefetch(a.dy, b, t, a.seqlen - 1, c);
+                prefetch(a.dx, b, t, a.seqlen - 1, c);
                 shift_in(x, load(at(a.x, b, t) + c, count));
                 const Vec sum = apply(taps, x);
                 const Vec dsum = load(at(a.dy, b, t) + c, count) *

@@ -59,8 +59,17 @@ void scan_forward(const ScanArguments<T> &a, const ScanPart &part) {
 
 // out (columns, rows) = x (rows, columns) transposed.
 void transpose(const float *x, size_t rows, size_t columns, float *out) {
+    using Four = float __attribute__((vector_size(16)));
+    const size_t whole = rows / 4 * 4;
+    for (size_t r = 0; r < whole; r += 4) {
+        const float *p = x + r * columns;
+        for (size_t c = 0; c < columns; ++c, ++p) {
+            const Four column{p[0], p[columns], p[2 * columns], p[3 * columns]};
+            __builtin_memcpy(out + c * rows + r, &column, sizeof column);
+        }
+    }
     for (size_t c = 0; c < columns; ++c) {
-        for (size_t r = 0; r < rows; ++r) out[c * rows + r] = x[r * columns + c];
+        for (size_t r = whole; r < rows; ++r) out[c * rows + r] = x[r * columns + c];
     }
 }
 
@@ -97,19 +106,21 @@ struct Tape {
     float *x, *dy;                  // (kChunk, headdim)
     float *xt, *dxt;                // (headdim, kChunk)
     float *mixed;                   // (kChunk, kChunk)
-    float *end;
+    size_t size;                    // floats in all
 };
 
+// Without scratch, only the sizes are right.
 template <class T>
 Tape lay_out(const ScanArguments<T> &a, float *scratch) {
     Tape tape;
     tape.chunks = (a.seqlen + kChunk - 1) / kChunk;
     tape.padded = tape.chunks * kChunk;
     tape.states = round_up(a.d_state, kPanel);
-    const auto take = [&scratch](size_t size) {
-        float *part = scratch;
-        scratch += size;
-        return part;
+    tape.size = 0;
+    const auto take = [&](size_t size) {
+        const size_t start = tape.size;
+        tape.size += size;
+        return scratch == nullptr ? nullptr : scratch + start;
     };
     const size_t maps = tape.padded * tape.states, pairs = tape.padded * kChunk;
     tape.B = take(maps), tape.C = take(maps), tape.dB = take(maps), tape.dC = take(maps);
@@ -119,13 +130,12 @@ Tape lay_out(const ScanArguments<T> &a, float *scratch) {
     const size_t inputs = kChunk * a.headdim;
     tape.x = take(inputs), tape.dy = take(inputs), tape.xt = take(inputs), tape.dxt = take(inputs);
     tape.mixed = take(kChunk * kChunk);
-    tape.end = scratch;
     return tape;
 }
 
 template <class T>
 size_t scan_backward_scratch(const ScanArguments<T> &a) {
-    return static_cast<size_t>(lay_out<T>(a, nullptr).end - static_cast<float *>(nullptr));
+    return lay_out<T>(a, nullptr).size;
 }
 
 // B, C, their products and zero gradients.
@@ -170,13 +180,14 @@ void load_steps(const ScanArguments<T> &a, size_t sequence, size_t head, size_t 
     for (size_t t = kChunk; t-- > 0; product *= s.step[t]) s.to_end[t] = product;
 }
 
-// A head's part of a chunk of x or dy, zero behind the end.
+// A head's part of a chunk of x or dy, zero behind the end; calls the next head's to the cache.
 template <class T>
 void load_head(const ScanArguments<T> &a, const Sequences<const T> &from, size_t sequence,
                size_t head, size_t start, float *out) {
     const size_t rows = smaller(a.seqlen - start, kChunk);
-    widen(at(from, sequence, start) + head * a.headdim, from.row_stride, rows, a.headdim, out,
-          a.headdim);
+    const T *part = at(from, sequence, start) + head * a.headdim;
+    for (size_t t = 0; t < rows; ++t) __builtin_prefetch(row(part, from.row_stride, t) + a.headdim);
+    widen(part, from.row_stride, rows, a.headdim, out, a.headdim);
     clear(out + rows * a.headdim, (kChunk - rows) * a.headdim);
 }
 
@@ -341,8 +352,8 @@ void put_inputs(const ScanArguments<T> &a, size_t sequence, size_t head, size_t 
         T *dx = at(a.dx, sequence, start + t) + head * a.headdim;
         for_lanes(a.headdim, [&](size_t p, size_t count) {
             const size_t cell = t * a.headdim + p;
-            const Vec v = fill(steps.dt[t]) * load(w.x + cell, count) + D * load(w.dy + cell, count);
-            store(dx + p, v, count);
+            const Vec direct = D * load(w.dy + cell, count);
+            store(dx + p, fill(steps.dt[t]) * load(w.x + cell, count) + direct, count);
         });
     }
 }
@@ -434,6 +445,16 @@ void scan_backward(const ScanArguments<T> &a, const ScanPart &part) {
         a.dD[part.sequence * a.nheads + head] = dD;
     }
     put_maps(a, part, w);
+}
+
+template <class T>
+const TrainingOps<T> &training_table() {
+    static constexpr TrainingOps<T> ops{
+        conv_forward<T>,         conv_backward<T>,         norm_forward<T>,
+        norm_backward<T>,        gated_norm_forward<T>,    gated_norm_backward<T>,
+        swiglu_forward<T>,       swiglu_backward<T>,       scan_forward_scratch<T>,
+        scan_forward<T>,         scan_backward_scratch<T>, scan_backward<T>};
+    return ops;
 }
 
 }  // namespace

@@ -1,9 +1,7 @@
 // 256-bit registers, of which there are 16.
 #define ADAPTIVE_SEARCH_LANES 8
 #define ADAPTIVE_SEARCH_TILE_ROWS 6
-#include "simd_training.h"
 #include "simd_training_scan.h"
-#include "training_table.h"
 
 namespace adaptive_search {
 

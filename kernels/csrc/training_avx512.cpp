@@ -1,9 +1,7 @@
 // 512-bit registers, of which there are 32.
 #define ADAPTIVE_SEARCH_LANES 16
 #define ADAPTIVE_SEARCH_TILE_ROWS 12
-#include "simd_training.h"
 #include "simd_training_scan.h"
-#include "training_table.h"
 
 namespace adaptive_search {
 

@@ -2,18 +2,15 @@
 #include "training_ops.h"
 
 #include <algorithm>
-#include <atomic>
 #include <initializer_list>
-#include <memory>
-#include <new>
 #include <stdexcept>
 #include <string>
-#include <thread>
-#include <vector>
+#include <type_traits>
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include "parallel.h"
 #include "simd_level.h"
 
 namespace nb = nanobind;
@@ -41,8 +38,11 @@ const TrainingOps<T> &training_ops() {
     }
 }
 
-constexpr nb::dlpack::dtype kFloat32{static_cast<uint8_t>(nb::dlpack::dtype_code::Float), 32, 1};
-constexpr nb::dlpack::dtype kBFloat16{static_cast<uint8_t>(nb::dlpack::dtype_code::Bfloat), 16, 1};
+constexpr nb::dlpack::dtype of_code(nb::dlpack::dtype_code code, std::uint8_t bits) {
+    return {static_cast<std::uint8_t>(code), bits, 1};
+}
+constexpr nb::dlpack::dtype kFloat32 = of_code(nb::dlpack::dtype_code::Float, 32);
+constexpr nb::dlpack::dtype kBFloat16 = of_code(nb::dlpack::dtype_code::Bfloat, 16);
 
 template <class T>
 constexpr nb::dlpack::dtype kTypeOf = kFloat32;
@@ -67,9 +67,11 @@ T *checked(const Array &array, const char *name, std::initializer_list<size_t> s
 template <class T>
 T *dense(const Array &array, const char *name, std::initializer_list<size_t> shape) {
     T *data = checked<T>(array, name, shape);
-    if (shape.size() == 2 && shape.begin()[0] > 1 &&
-        array.stride(0) != static_cast<int64_t>(shape.end()[-1])) {
-        throw std::invalid_argument(std::string(name) + ": must be contiguous");
+    std::int64_t stride = 1;
+    for (size_t i = shape.size(); i-- > 0; stride *= static_cast<std::int64_t>(array.shape(i))) {
+        if (array.shape(i) > 1 && array.stride(i) != stride) {
+            throw std::invalid_argument(std::string(name) + ": must be contiguous");
+        }
     }
     return data;
 }
@@ -94,34 +96,13 @@ void require_ndim(const Array &array, const char *name, size_t ndim) {
     }
 }
 
-// Calls run with a value of the element type of the array.
+// Calls run with a value of the element type of the array, free of the interpreter lock.
 template <class Run>
 void with_type(const Array &array, const char *name, Run run) {
+    nb::gil_scoped_release release;
     if (array.dtype() == kFloat32) return run(float{});
     if (array.dtype() == kBFloat16) return run(BFloat16{});
     throw nb::type_error((std::string(name) + ": must be float32 or bfloat16").c_str());
-}
-
-// Runs task(0) to task(count - 1) on up to `threads` threads, the caller's among them.
-// Plain threads: an OpenMP runtime beside PyTorch's would spin against it for the cores.
-template <class Task>
-void run_tasks(size_t count, size_t threads, const Task &task) {
-    nb::gil_scoped_release release;
-    std::atomic<size_t> next{0};
-    const auto work = [&] {
-        for (size_t i = next++; i < count; i = next++) task(i);
-    };
-    std::vector<std::thread> others;
-    for (size_t i = 1; i < std::min(count, threads); ++i) others.emplace_back(work);
-    work();
-    for (std::thread &thread : others) thread.join();
-}
-
-// The same over ranges [begin, end) of n items.
-template <class Task>
-void run_ranges(size_t n, size_t size, size_t threads, const Task &task) {
-    run_tasks((n + size - 1) / size, threads,
-              [&](size_t i) { task(i * size, std::min(n, (i + 1) * size)); });
 }
 
 // The rows in as many equal parts as dweight (parts, width) has rows, each with its own sum.
@@ -130,27 +111,12 @@ void run_parts(size_t rows, const Array &dweight, size_t width, const Task &task
     require_ndim(dweight, "dweight", 2);
     const size_t parts = dweight.shape(0);
     float *sums = dense<float>(dweight, "dweight", {parts, width});
-    run_tasks(parts, parts, [&](size_t part) {
+    run_tasks(parts, parts, [&](size_t part, size_t worker) {
         float *sum = sums + part * width;
         std::fill(sum, sum + width, 0.0f);
-        task(rows * part / parts, rows * (part + 1) / parts, sum);
+        task(rows * part / parts, rows * (part + 1) / parts, sum, worker);
     });
 }
-
-// Floats at a cache line's start.
-class Scratch {
-   public:
-    explicit Scratch(size_t size)
-        : data_(static_cast<float *>(::operator new(size * sizeof(float), kAlign))) {}
-    float *get() const { return data_.get(); }
-
-   private:
-    static constexpr std::align_val_t kAlign{64};
-    struct Free {
-        void operator()(float *p) const { ::operator delete(p, kAlign); }
-    };
-    std::unique_ptr<float, Free> data_;
-};
 
 template <class T>
 Conv<T> convolution(const Array &x, const Array &weight, const Array &bias) {
@@ -171,7 +137,7 @@ void conv_forward(const Array &x, const Array &weight, const Array &bias, const 
         a.y = sequences<T>(y, "y", a.batch, a.seqlen, a.channels);
         const auto run = training_ops<T>().conv_forward;
         run_ranges(a.channels, kTaskChannels, threads,
-                   [&](size_t begin, size_t end) { run(a, begin, end); });
+                   [&](size_t begin, size_t end, size_t) { run(a, begin, end); });
     });
 }
 
@@ -187,7 +153,7 @@ void conv_backward(const Array &x, const Array &weight, const Array &bias, const
         a.dbias = dense<float>(dbias, "dbias", {a.channels});
         const auto run = training_ops<T>().conv_backward;
         run_ranges(a.channels, kTaskChannels, threads,
-                   [&](size_t begin, size_t end) { run(a, begin, end); });
+                   [&](size_t begin, size_t end, size_t) { run(a, begin, end); });
     });
 }
 
@@ -209,7 +175,7 @@ void norm_forward(const Array &x, const Array &weight, float eps, const Array &o
         a.out = rows_of<T>(out, "out", x.shape(0), a.width);
         const auto run = training_ops<T>().norm_forward;
         run_ranges(x.shape(0), kTaskRows, threads,
-                   [&](size_t begin, size_t end) { run(a, begin, end); });
+                   [&](size_t begin, size_t end, size_t) { run(a, begin, end); });
     });
 }
 
@@ -223,7 +189,7 @@ void norm_backward(const Array &x, const Array &weight, float eps, const Array &
         a.dx = rows_of<float>(dx, "dx", x.shape(0), a.width);
         const auto run = training_ops<T>().norm_backward;
         run_parts(x.shape(0), dweight, a.width,
-                  [&](size_t begin, size_t end, float *sum) { run(a, begin, end, sum); });
+                  [&](size_t begin, size_t end, float *sum, size_t) { run(a, begin, end, sum); });
     });
 }
 
@@ -245,8 +211,9 @@ void gated_norm_forward(const Array &y, const Array &z, const Array &weight, flo
         GatedNorm<T> a = gated_norm<T>(y, z, weight, eps);
         a.out = rows_of<T>(out, "out", y.shape(0), a.width);
         const auto run = training_ops<T>().gated_norm_forward;
-        run_ranges(y.shape(0), kTaskRows, threads, [&](size_t begin, size_t end) {
-            run(a, begin, end, Scratch(a.width).get());
+        const Scratch scratch(threads, a.width);
+        run_ranges(y.shape(0), kTaskRows, threads, [&](size_t begin, size_t end, size_t worker) {
+            run(a, begin, end, scratch.of(worker));
         });
     });
 }
@@ -262,9 +229,11 @@ void gated_norm_backward(const Array &y, const Array &z, const Array &weight, fl
         a.dy = rows_of<T>(dy, "dy", y.shape(0), a.width);
         a.dz = rows_of<T>(dz, "dz", y.shape(0), a.width);
         const auto run = training_ops<T>().gated_norm_backward;
-        run_parts(y.shape(0), dweight, a.width, [&](size_t begin, size_t end, float *sum) {
-            run(a, begin, end, sum, Scratch(a.width).get());
-        });
+        const Scratch scratch(dweight.shape(0), a.width);
+        run_parts(y.shape(0), dweight, a.width,
+                  [&](size_t begin, size_t end, float *sum, size_t worker) {
+                      run(a, begin, end, sum, scratch.of(worker));
+                  });
     });
 }
 
@@ -284,7 +253,7 @@ void swiglu_forward(const Array &gate_up, const Array &out, size_t threads) {
         a.out = rows_of<T>(out, "out", gate_up.shape(0), a.width);
         const auto run = training_ops<T>().swiglu_forward;
         run_ranges(gate_up.shape(0), kTaskRows, threads,
-                   [&](size_t begin, size_t end) { run(a, begin, end); });
+                   [&](size_t begin, size_t end, size_t) { run(a, begin, end); });
     });
 }
 
@@ -298,17 +267,19 @@ void swiglu_backward(const Array &gate_up, const Array &dout, const Array &dgate
         a.dgate_up = rows_of<T>(dgate_up, "dgate_up", gate_up.shape(0), 2 * a.width);
         const auto run = training_ops<T>().swiglu_backward;
         run_ranges(gate_up.shape(0), kTaskRows, threads,
-                   [&](size_t begin, size_t end) { run(a, begin, end); });
+                   [&](size_t begin, size_t end, size_t) { run(a, begin, end); });
     });
 }
 
 template <class T>
 ScanArguments<T> scan(const Array &x, const Array &dt, const Array &A, const Array &B,
-                      const Array &C, const Array &D) {
+                      const Array &C, const Array &D, size_t groups) {
     ScanArguments<T> a{};
     const size_t batch = x.shape(0);
     a.seqlen = x.shape(1), a.nheads = A.size(), a.d_state = B.shape(2);
-    a.headdim = a.nheads > 0 ? x.shape(2) / a.nheads : 0;
+    if (a.nheads == 0) throw std::invalid_argument("A: at least one head is needed");
+    if (groups == 0) throw std::invalid_argument("groups: must be at least 1");
+    a.headdim = x.shape(2) / a.nheads;
     a.x = sequences<const T>(x, "x", batch, a.seqlen, a.nheads * a.headdim);
     a.B = sequences<const T>(B, "B", batch, a.seqlen, a.d_state);
     a.C = sequences<const T>(C, "C", batch, a.seqlen, a.d_state);
@@ -319,12 +290,13 @@ ScanArguments<T> scan(const Array &x, const Array &dt, const Array &A, const Arr
 }
 
 // Every sequence in `groups` runs of heads.
-template <class T, class Task>
-void run_heads(size_t batch, size_t groups, size_t nheads, size_t threads, const Task &task) {
-    run_tasks(batch * groups, threads, [&](size_t i) {
+template <class Task>
+void run_heads(size_t batch, size_t groups, size_t nheads, size_t threads, const Scratch &scratch,
+               const Task &task) {
+    run_tasks(batch * groups, threads, [&](size_t i, size_t worker) {
         const size_t group = i % groups;
-        task(ScanPart{i / groups, nheads * group / groups, nheads * (group + 1) / groups, nullptr},
-             group);
+        const size_t first = nheads * group / groups, last = nheads * (group + 1) / groups;
+        task(ScanPart{i / groups, first, last, scratch.of(worker)}, group);
     });
 }
 
@@ -334,14 +306,13 @@ void scan_forward(const Array &x, const Array &dt, const Array &A, const Array &
     require_ndim(B, "B", 3);
     with_type(x, "x", [&](auto type) {
         using T = decltype(type);
-        ScanArguments<T> a = scan<T>(x, dt, A, B, C, D);
+        ScanArguments<T> a = scan<T>(x, dt, A, B, C, D, groups);
         a.y = sequences<T>(y, "y", x.shape(0), a.seqlen, a.nheads * a.headdim);
         const TrainingOps<T> &ops = training_ops<T>();
-        run_heads<T>(x.shape(0), groups, a.nheads, threads, [&](ScanPart part, size_t) {
-            const Scratch scratch(ops.scan_forward_scratch(a, part.last - part.first));
-            part.scratch = scratch.get();
-            ops.scan_forward(a, part);
-        });
+        const size_t heads = (a.nheads + groups - 1) / groups;
+        const Scratch scratch(threads, ops.scan_forward_scratch(a, heads));
+        run_heads(x.shape(0), groups, a.nheads, threads, scratch,
+                  [&](const ScanPart &part, size_t) { ops.scan_forward(a, part); });
     });
 }
 
@@ -355,27 +326,28 @@ void scan_backward(const Array &x, const Array &dt, const Array &A, const Array 
     require_ndim(dB, "dB", 4);
     with_type(x, "x", [&](auto type) {
         using T = decltype(type);
-        ScanArguments<T> a = scan<T>(x, dt, A, B, C, D);
-        const size_t batch = x.shape(0), groups = dB.shape(0), width = a.nheads * a.headdim;
+        const size_t groups = dB.shape(0);
+        ScanArguments<T> a = scan<T>(x, dt, A, B, C, D, groups);
+        const size_t batch = x.shape(0), width = a.nheads * a.headdim;
         a.dy = sequences<const T>(dy, "dy", batch, a.seqlen, width);
         a.dx = sequences<T>(dx, "dx", batch, a.seqlen, width);
         a.ddt = sequences<float>(ddt, "ddt", batch, a.seqlen, a.nheads);
         a.dA = dense<float>(dA, "dA", {batch, a.nheads});
         a.dD = dense<float>(dD, "dD", {batch, a.nheads});
-        float *dBs = checked<float>(dB, "dB", {groups, batch, a.seqlen, a.d_state});
-        float *dCs = checked<float>(dC, "dC", {groups, batch, a.seqlen, a.d_state});
+        float *dBs = dense<float>(dB, "dB", {groups, batch, a.seqlen, a.d_state});
+        float *dCs = dense<float>(dC, "dC", {groups, batch, a.seqlen, a.d_state});
         const ptrdiff_t row = static_cast<ptrdiff_t>(a.d_state);
         const ptrdiff_t sequence = row * static_cast<ptrdiff_t>(a.seqlen);
         const TrainingOps<T> &ops = training_ops<T>();
-        run_heads<T>(batch, groups, a.nheads, threads, [&](ScanPart part, size_t group) {
+        const Scratch scratch(threads, ops.scan_backward_scratch(a));
+        const auto task = [&](const ScanPart &part, size_t group) {
             const ptrdiff_t offset = sequence * static_cast<ptrdiff_t>(group * batch);
             ScanArguments<T> own = a;
             own.dB = {dBs + offset, sequence, row};
             own.dC = {dCs + offset, sequence, row};
-            const Scratch scratch(ops.scan_backward_scratch(own));
-            part.scratch = scratch.get();
             ops.scan_backward(own, part);
-        });
+        };
+        run_heads(batch, groups, a.nheads, threads, scratch, task);
     });
 }
 

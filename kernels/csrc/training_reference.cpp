@@ -1,9 +1,7 @@
 // What the compiler makes of short vectors without flags of its own.
 #define ADAPTIVE_SEARCH_LANES 4
 #define ADAPTIVE_SEARCH_TILE_ROWS 4
-#include "simd_training.h"
 #include "simd_training_scan.h"
-#include "training_table.h"
 
 namespace adaptive_search {
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -16,9 +16,18 @@ pytestmark = pytest.mark.skipif(
     not training_ops.supports(torch.zeros(1)), reason="the native module is not built"
 )
 
+
 DTYPES = [torch.float32, torch.bfloat16]
 # bfloat16 keeps 8 bits; the outputs are rounded once from float32 sums of exact inputs.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def assert_same_gradients(
@@ -93,17 +102,18 @@ def test_scan_under_slow_and_fast_decay(rate: float) -> None:
     )
 
 
-def test_scan_does_not_depend_on_threads() -> None:
+def test_more_threads_than_sequences() -> None:
+    torch.set_num_threads(7)
     x, B, C = (
         part.unflatten(-1, (-1, 8)) for part in columns(2, 40, 40, 8, 8, dtype=torch.float32)
     )
     inputs = [x, torch.rand(2, 40, 5), -torch.rand(5), B, C, torch.ones(5)]
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(7)
-        assert_same_gradients(training_ops.ssd_scan, torch_ops.ssd_scan_plain, inputs)
-    finally:
-        torch.set_num_threads(before)
+    assert_same_gradients(training_ops.ssd_scan, torch_ops.ssd_scan_plain, inputs)
+    assert_same_gradients(
+        lambda *inputs: training_ops.gated_rms_norm(*inputs, 1e-5),
+        lambda *inputs: torch_ops.gated_rms_norm_plain(*inputs, 1e-5),
+        [*columns(7, 100, 24, 24, dtype=torch.float32), torch.randn(24)],
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
