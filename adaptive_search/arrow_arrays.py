@@ -21,7 +21,7 @@ MAX_STRING_BYTES = (1 << 31) - 1  # of all texts in one string array
 
 
 def numbers(array: pa.Array) -> NDArray[Any]:
-    """View an array of numbers without nulls as numpy: (len(array),), read-only, no copy."""
+    """View an array of numbers without nulls as numpy: (len(array),), no copy."""
     dtype = _DTYPES[array.type]
     return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * dtype.itemsize)
 
