@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from adaptive_search.kernels import native
 from numpy.typing import NDArray
+
+from adaptive_search.kernels import native
 
 Floats = NDArray[np.float32]
 

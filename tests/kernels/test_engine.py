@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from adaptive_search.encoder import reference_model
 from adaptive_search.encoder.config import EncoderConfig
 from adaptive_search.kernels.native import Engine
-from numpy.typing import NDArray
 
 Tensors = dict[str, NDArray[np.float32]]
 

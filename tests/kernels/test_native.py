@@ -13,9 +13,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from adaptive_search.errors import BackendUnavailable
 from adaptive_search.kernels import native, reference
-from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Draw = Callable[..., Floats]
