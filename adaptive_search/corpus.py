@@ -50,7 +50,7 @@ def read_corpus(
     if max_file_bytes < 1:
         raise CorpusError(f"max_file_bytes={max_file_bytes} must be at least 1")
     walk = _Walk(
-        _checked_root(root),
+        check_corpus(root),
         compile_patterns(include) if include else None,
         compile_patterns(exclude),
         hidden,
@@ -58,7 +58,12 @@ def read_corpus(
     return _unique(_read_files(walk, max_file_bytes))
 
 
-def _checked_root(root: Path) -> Path:
+def check_corpus(root: Path) -> Path:
+    """The real path of a corpus that can be read.
+
+    Raises:
+        CorpusError: it is missing, cannot be read, is an index, or is no folder or file.
+    """
     try:
         real = Path(root).resolve(strict=True)
         mode = real.stat().st_mode

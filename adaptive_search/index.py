@@ -232,6 +232,23 @@ class AdaptiveIndex:
 
         return self._asked_threads or available_threads()
 
+    def require(self, *, granularity: int | None = None, chunk_tokens: int | None = None) -> None:
+        """Refuse settings that differ from those the index was made with.
+
+        Raises:
+            StoreError: they differ; the message names both.
+        """
+        spec = self._store.spec
+        for name, asked, own in (
+            ("granularity", granularity, spec.granularity),
+            ("chunk_tokens", chunk_tokens, spec.chunking.get("max_tokens")),
+        ):
+            if asked not in (None, own):
+                raise StoreError(
+                    f"{self.path} was made with {name} {own}, not {asked}; leave the option out, "
+                    "or make another index"
+                )
+
     def __len__(self) -> int:
         """Chunks that can be found."""
         return self._store.status().rows
@@ -491,13 +508,13 @@ class AdaptiveIndex:
         first = next((s for s in result.stages if s.name == "shortlist"), None)
         used = first.kept if first else shortlist
         return [
-            Hits(query, dim, used, granularity, self._hit_rows(rows, scores), timings, result.stages)
+            Hits(
+                query, dim, used, granularity, self._hit_rows(rows, scores), timings, result.stages
+            )
             for query, rows, scores in zip(queries, result.rows, result.scores, strict=True)
         ]
 
-    def _hit_rows(
-        self, rows: NDArray[np.int64], scores: NDArray[np.float32]
-    ) -> tuple[Hit, ...]:
+    def _hit_rows(self, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> tuple[Hit, ...]:
         found = rows >= 0
         return tuple(
             Hit(

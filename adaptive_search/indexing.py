@@ -19,6 +19,7 @@ from adaptive_search.errors import CorpusError
 from adaptive_search.segment import Row
 
 if TYPE_CHECKING:
+    from adaptive_search.catalog import KnownDocuments
     from adaptive_search.encoder.encoder import Encoder, Vectors
     from adaptive_search.store import Store
     from adaptive_search.store_writer import StoreWriter
@@ -135,7 +136,10 @@ class _Run:
             self.summary.deleted += writer.delete_documents(vanished)
 
     def _changed(
-        self, documents: Iterable[Document | Skipped], known: Any, unread: set[str]  # noqa: ANN401
+        self,
+        documents: Iterable[Document | Skipped],
+        known: KnownDocuments,
+        unread: set[str],
     ) -> Iterator[Document]:
         """Documents that are new or have changed; counts every item."""
         for item in documents:

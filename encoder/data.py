@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +18,6 @@ from adaptive_search.encoder.tokenizer import Ids, Tokenizer
 from adaptive_search.errors import TrainingError
 
 POOL_ROWS = 4096  # rows that are shuffled and bucketed by length together
-
-Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -37,14 +34,6 @@ class TokenBatch:
     def tokens(self) -> int:
         """Tokens of the texts, padding left out."""
         return int(self.lengths.sum())
-
-
-@dataclass(frozen=True)
-class PairBatch:
-    """Queries and their positives, row by row."""
-
-    queries: TokenBatch
-    positives: TokenBatch
 
 
 def pad(sequences: Sequence[Ids], multiple: int = 8) -> TokenBatch:
@@ -152,7 +141,8 @@ class TokenStream:
         number = 0
         for pool_number, pool in enumerate(self._pools()):
             rng = np.random.default_rng([self._seed, pool_number])
-            rows = [tuple(ids) for ids in zip(*(self._encode(c) for c in zip(*pool)))]
+            columns = [self._encode(texts) for texts in zip(*pool, strict=True)]
+            rows = list(zip(*columns, strict=True))
             for rows_of_batch in self._buckets(rows, rng):
                 if number >= start:
                     yield tuple(pad(column) for column in zip(*rows_of_batch, strict=True))

@@ -27,7 +27,7 @@ class GatedMLP(nn.Module):
         self.down = nn.Linear(d_mlp, d_model, bias=False)
 
     def forward(self, x: Tensor, mrl_level: int = 1) -> Tensor:
-        """x (..., d_model) to the same shape, with d_mlp / mrl_level inner units."""
+        """Map x (..., d_model) to the same shape, with d_mlp / mrl_level inner units."""
         width = self.d_mlp // mrl_level
         gate_up, down = self.gate_up.weight, self.down.weight
         if width != self.d_mlp:
@@ -56,7 +56,7 @@ class Block(nn.Module):
         self.mlp = GatedMLP(config.d_model, config.d_mlp)
 
     def forward(self, x: Tensor, order: Tensor | None, mrl_level: int = 1) -> Tensor:
-        """x float32 (batch, seqlen, d_model); order (batch, seqlen) reverses each text."""
+        """Run over x float32 (batch, seqlen, d_model); order (batch, seqlen) reverses each text."""
         u = self.mixer_norm(x)
         if self.backward_in_time and order is not None:
             index = order.unsqueeze(-1).expand_as(u)

@@ -1,4 +1,4 @@
-"""Training of the encoder: one loop, stages of it in a recipe, exact resume."""
+"""Training of the encoder: one loop over the stages of a recipe, with exact resume."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,72 +23,12 @@ from adaptive_search.encoder import checkpoint, losses, seeding
 from adaptive_search.encoder.config import EncoderConfig
 from adaptive_search.encoder.data import TokenBatch, TokenStream, find_files
 from adaptive_search.encoder.model import MatMambaEncoder
+from adaptive_search.encoder.recipe import Recipe, Stage
 from adaptive_search.encoder.teacher import Teacher, default_teacher_dir
 from adaptive_search.encoder.tokenizer import Tokenizer
 from adaptive_search.errors import TrainingError
 
 STATE = "state.safetensors"
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stretch of training; a loss with weight 0 is off.
-
-    Tokens are counted without padding. `static` trains the embedding, pooling
-    and heads with the blocks left out.
-    """
-
-    steps: int
-    batch_tokens: int
-    max_tokens: int = 128
-    learning_rate: float = 1e-3
-    warmup_steps: int = 100
-    decay_share: float = 1.0  # share of the steps, at the end, over which the rate falls to 0
-    static: bool = False
-    pairs_share: float = 0.5  # share of the steps that see pairs; the others see texts
-    token: float = 0.5
-    pooled: float = 1.0
-    bands: float = 0.5
-    relational: float = 0.5
-    contrastive: float = 0.5
-    consistency: float = 0.0
-    granularity: float = 1.0
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether any of the teacher's losses is on."""
-        return any((self.token, self.pooled, self.bands, self.relational))
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides the weights, besides the data and the machine."""
-
-    stages: tuple[Stage, ...]
-    config: EncoderConfig = field(default_factory=EncoderConfig)
-    seed: int = 0
-    survey_batches: int = 100
-    checkpoint_steps: int = 100
-    weight_decay: float = 0.01
-
-    def to_json(self) -> str:
-        """The recipe as JSON."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
-
-    @classmethod
-    def load(cls, path: Path) -> Recipe:
-        """Read a recipe file.
-
-        Raises:
-            TrainingError: the file is missing or not a recipe.
-        """
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            stages = tuple(Stage(**stage) for stage in raw.pop("stages"))
-            config = EncoderConfig.from_json(json.dumps(raw.pop("config", {})))
-            return cls(stages=stages, config=config, **raw)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise TrainingError(f"{path} is not a training recipe: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -202,9 +142,7 @@ class Trainer:
             values = {name: float(value.detach()) for name, value in parts.items()}
             seconds = time.perf_counter() - began
             report(
-                Progress(
-                    self.stage, self.step, stage.steps, self.tokens, tokens / seconds, values
-                )
+                Progress(self.stage, self.step, stage.steps, self.tokens, tokens / seconds, values)
             )
 
     def _losses(self, stage: Stage, batch: tuple[TokenBatch, ...]) -> dict[str, Tensor]:

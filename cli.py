@@ -1,0 +1,638 @@
+"""The command line: parse, call, print. Results go to stdout, all else to stderr."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from adaptive_search import __version__
+from adaptive_search.errors import AdaptiveSearchError
+
+if TYPE_CHECKING:
+    from adaptive_search.index import AdaptiveIndex
+    from adaptive_search.indexing import IndexSummary
+
+DEFAULT_INDEX = ".adaptive-index"
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+GRANULARITIES = {"1": 1, "1/2": 2, "1/4": 4, "1/8": 8}
+
+Command = Callable[..., Any]
+
+
+class Granularity(click.ParamType):
+    """A width of the encoder: 1, 1/2, 1/4 or 1/8."""
+
+    name = "width"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:  # noqa: ANN401, D102
+        if isinstance(value, int):
+            return value
+        if value not in GRANULARITIES:
+            self.fail(f"{value!r} is not one of {', '.join(GRANULARITIES)}", param, ctx)
+        return GRANULARITIES[value]
+
+
+class Errors(click.Group):
+    """Turns errors of this project into one line and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401, D102
+        try:
+            return super().invoke(ctx)
+        except (AdaptiveSearchError, MemoryError, OSError) as error:
+            if ctx.params.get("debug") or isinstance(error, BrokenPipeError):
+                raise
+            raise click.ClickException(_one_line(error)) from None
+
+
+def _one_line(error: Exception) -> str:
+    from adaptive_search.snippets import plain_text
+
+    if isinstance(error, MemoryError):
+        return "not enough memory; close other programs or use fewer threads"
+    return plain_text(str(error))
+
+
+def index_option(command: Command) -> Command:
+    """The --index option."""
+    return click.option(
+        "--index",
+        "index_path",
+        envvar="ADAPTIVE_SEARCH_INDEX",
+        default=DEFAULT_INDEX,
+        show_default=True,
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Index directory; also ADAPTIVE_SEARCH_INDEX.",
+    )(command)
+
+
+def threads_option(command: Command) -> Command:
+    """The --threads option."""
+    return click.option(
+        "--threads",
+        type=click.IntRange(1, 1024),
+        help="CPU threads; all by default, or ADAPTIVE_SEARCH_THREADS.",
+    )(command)
+
+
+def weights_option(command: Command) -> Command:
+    """The --weights option."""
+    return click.option(
+        "--weights",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Weights directory, as `train` writes it; the shipped ones by default.",
+    )(command)
+
+
+def device_option(command: Command) -> Command:
+    """The --device option."""
+    choice = click.Choice(["cpu", "cuda"])
+    text = "Where the encoder runs."
+    return click.option("--device", type=choice, default="cpu", show_default=True, help=text)(
+        command
+    )
+
+
+def granularity_option(help: str) -> Callable[[Command], Command]:
+    """The --granularity option."""
+    return click.option("--granularity", type=Granularity(), metavar="1|1/2|1/4|1/8", help=help)
+
+
+def format_option(*formats: str) -> Callable[[Command], Command]:
+    """The --format option; the first format is the default."""
+    return click.option(
+        "--format", "output", type=click.Choice(formats), default=formats[0], show_default=True
+    )
+
+
+def search_options(command: Command) -> Command:
+    """The --dim and --shortlist options."""
+    for option in (
+        click.option("--shortlist", type=click.IntRange(1), help="Candidates of the 64-d stage."),
+        click.option("--dim", type=int, help="Dimension of the final scores: 512, 1536, ..."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(cls=Errors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+@click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
+def main(debug: bool) -> None:
+    r"""Adaptive vector search over one folder, on one CPU.
+
+    \b
+    adaptive-search index corpus/
+    adaptive-search query "how do plants store energy"
+    """
+
+
+# -- index and query -----------------------------------------------------------
+
+
+@main.command()
+@click.argument("corpus", type=click.Path(path_type=Path))
+@index_option
+@granularity_option("Width of the encoder for a new index; full by default.")
+@click.option("--chunk-tokens", type=int, help="Most tokens of a chunk of a new index.")
+@click.option("--include", multiple=True, help="Only files of this gitignore pattern.")
+@click.option("--exclude", multiple=True, help="Leave out files of this gitignore pattern.")
+@click.option("--hidden", is_flag=True, help="Also read hidden files.")
+@click.option(
+    "--max-file-size",
+    type=click.FloatRange(min=0, min_open=True),
+    default=64,
+    show_default=True,
+    help="Megabytes of a file, or of a record of a streamed one, that may be held in memory.",
+)
+@click.option("--wait", is_flag=True, help="Wait for another writer instead of failing.")
+@weights_option
+@device_option
+@threads_option
+@format_option("table", "json")
+@click.option("--quiet", is_flag=True, help="No progress, no list of skipped files.")
+def index(
+    corpus: Path,
+    index_path: Path,
+    granularity: int | None,
+    chunk_tokens: int | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    hidden: bool,
+    max_file_size: float,
+    wait: bool,
+    weights: Path | None,
+    device: str,
+    threads: int | None,
+    output: str,
+    quiet: bool,
+) -> None:
+    """Index a file or folder, or bring its index up to date."""
+    from adaptive_search.corpus import check_corpus
+
+    check_corpus(corpus)
+    opened = _open_or_create(index_path, granularity, chunk_tokens, weights, device, threads)
+    summary = opened.add(
+        corpus,
+        wait=wait,
+        report=_progress(quiet),
+        include=include,
+        exclude=exclude,
+        hidden=hidden,
+        max_file_bytes=int(max_file_size * 1e6),
+    )
+    _end_progress(quiet)
+    if output == "json":
+        click.echo(json.dumps(summary.to_dict()))
+    else:
+        _print_summary(summary, quiet)
+    if summary.interrupted:
+        click.echo("interrupted: what was complete is committed; run it again to go on", err=True)
+        sys.exit(INTERRUPTED)
+    if summary.skipped and not summary.indexed + summary.unchanged:
+        raise click.ClickException(
+            f"nothing in {corpus} could be indexed; the reason for each file is above"
+        )
+
+
+@main.command()
+@click.argument("text")
+@index_option
+@click.option("-k", "--k", type=click.IntRange(1), default=10, show_default=True, help="Hits.")
+@search_options
+@granularity_option("Width of the encoder for the query; the documents' by default.")
+@click.option("--filter", "filters", multiple=True, metavar="FIELD=VALUE", help="Only such chunks.")
+@click.option("--exact", is_flag=True, help="Score every chunk, without a shortlist.")
+@click.option("--explain", is_flag=True, help="Show the stages of the funnel on stderr.")
+@weights_option
+@device_option
+@threads_option
+@format_option("table", "json", "jsonl", "csv")
+def query(
+    text: str,
+    index_path: Path,
+    k: int,
+    dim: int | None,
+    shortlist: int | None,
+    granularity: int | None,
+    filters: tuple[str, ...],
+    exact: bool,
+    explain: bool,
+    weights: Path | None,
+    device: str,
+    threads: int | None,
+    output: str,
+) -> None:
+    """Search an index. TEXT may be - to read it from stdin."""
+    from adaptive_search.terminal import format_hits
+
+    text = _read_stdin() if text == "-" else text
+    opened = _open(index_path, weights, device, threads)
+    hits = opened.search(
+        text,
+        k,
+        dim=dim,
+        shortlist=shortlist,
+        filter=_parse_filters(filters),
+        granularity=granularity,
+        exact=exact,
+    )
+    if explain:
+        for stage in hits.stages:
+            click.echo(
+                f"{stage.name}: {stage.scored:,} scored at {stage.dim} dims, "
+                f"{stage.kept:,} kept, {stage.ms:.2f} ms",
+                err=True,
+            )
+    columns = shutil.get_terminal_size((100, 24)).columns
+    highlight = sys.stdout.isatty()
+    click.echo(format_hits(hits, output, columns=columns, highlight=highlight), nl=False)
+    if not hits:
+        click.echo("no hits", err=True)
+
+
+@main.command()
+@click.argument("texts", nargs=-1, required=True)
+@click.option("--dim", type=int, help="Dimension; 1536 by default.")
+@granularity_option("Width of the encoder.")
+@weights_option
+@device_option
+@threads_option
+@format_option("json", "jsonl")
+def encode(
+    texts: tuple[str, ...],
+    dim: int | None,
+    granularity: int | None,
+    weights: Path | None,
+    device: str,
+    threads: int | None,
+    output: str,
+) -> None:
+    """Print the vectors of TEXTS. A single - reads one text a line from stdin."""
+    from adaptive_search.encoder.encoder import Encoder
+    from adaptive_search.index import granularity_name
+
+    encoder = Encoder.load(weights, device=device, threads=threads)
+    level = granularity or 1
+    batch = _read_stdin().splitlines() if texts == ("-",) else list(texts)
+    if not batch or any(not text.strip() for text in batch):
+        raise click.UsageError("a text is empty; give at least one word")
+    for vectors in encoder.encode_batch(batch, dim, granularity=level, batch_size=len(batch)):
+        rows = [[round(float(x), 7) for x in row] for row in vectors]
+        if output == "jsonl":
+            for row in rows:
+                click.echo(json.dumps(row))
+        else:
+            width = vectors.shape[1]
+            record = {"dim": width, "granularity": granularity_name(level), "vectors": rows}
+            click.echo(json.dumps(record))
+
+
+# -- reports -------------------------------------------------------------------
+
+
+@main.group()
+def report() -> None:
+    """Storage and quality of an index, dimension by dimension."""
+
+
+@report.command()
+@index_option
+@format_option("table", "json", "csv", "markdown")
+def storage(index_path: Path, output: str) -> None:
+    """Bytes on disk and in memory for each dimension."""
+    _print_report(_open(index_path).report().storage(), output)
+
+
+@report.command()
+@index_option
+@click.option("--queries", type=click.Path(path_type=Path), help='JSONL of {"_id", "text"}.')
+@click.option("--qrels", type=click.Path(path_type=Path), help="TSV: query, document, grade.")
+@click.option(
+    "--all-granularities", is_flag=True, help="Encode the corpus at every width (takes time)."
+)
+@click.option(
+    "--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write a page with plots."
+)
+@weights_option
+@device_option
+@threads_option
+@format_option("table", "json", "csv", "markdown")
+def quality(
+    index_path: Path,
+    queries: Path | None,
+    qrels: Path | None,
+    all_granularities: bool,
+    html: Path | None,
+    weights: Path | None,
+    device: str,
+    threads: int | None,
+    output: str,
+) -> None:
+    """Recall, nDCG and latency for each dimension, funnel and granularity."""
+    from adaptive_search.evaluation import read_qrels, read_queries
+
+    if qrels and not queries:
+        raise click.UsageError("--qrels needs --queries")
+    given = read_queries(queries) if queries else None
+    judgements = read_qrels(qrels) if qrels else None
+    reports = _open(index_path, weights, device, threads).report()
+    measured = reports.quality(given, judgements, all_granularities=all_granularities)
+    if html:
+        from adaptive_search.report_html import report_page
+
+        html.write_text(report_page(reports.storage(), measured), encoding="utf-8")
+        click.echo(f"wrote {html}", err=True)
+    _print_report(measured, output)
+
+
+# -- care of an index ------------------------------------------------------------
+
+
+@main.command()
+@index_option
+@format_option("table", "json")
+def status(index_path: Path, output: str) -> None:
+    """What an index holds."""
+    from adaptive_search.store import Store
+
+    store = Store.open(index_path)
+    found = store.status()
+    record: dict[str, Any] = {
+        "path": str(index_path),
+        "generation": found.generation,
+        "segments": found.segments,
+        "documents": found.documents,
+        "chunks": found.rows,
+        "deleted": found.deleted,
+        "tokens": found.tokens,
+        "dims": list(found.dims),
+        "fingerprint": store.spec.fingerprint,
+        "corpus": store.attributes.get("corpus"),
+        "disk_bytes": sum(found.bytes.values()),
+    }
+    if output == "json":
+        record |= {"bytes": dict(found.bytes)}
+    _print_record(record, output)
+
+
+@main.command()
+@index_option
+@click.option("--quick", is_flag=True, help="Only the presence and size of files.")
+@format_option("table", "json")
+def verify(index_path: Path, quick: bool, output: str) -> None:
+    """Check every file of an index against its checksums and rules."""
+    from adaptive_search.store import Store
+
+    result = Store.open(index_path).verify(deep=not quick)
+    record = {
+        "ok": result.ok,
+        "files": result.files,
+        "bytes": result.bytes,
+        "chunks": result.rows,
+        "problems": list(result.problems),
+        "damaged_caches": list(result.damaged_caches),
+        "orphans": list(result.orphans),
+    }
+    _print_record(record, output)
+    if not result.ok:
+        sys.exit(1)
+
+
+@main.command()
+@index_option
+@click.option("--wait", is_flag=True, help="Wait for another writer instead of failing.")
+def compact(index_path: Path, wait: bool) -> None:
+    """Merge small segments and drop deleted rows."""
+    from adaptive_search.store import Store
+
+    generation = Store.open(index_path).compact(wait=wait)
+    click.echo(f"{index_path} is at generation {generation}")
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@index_option
+@click.option("--dim", type=int, required=True, help="Dimension of the vectors.")
+@click.option("--half", is_flag=True, help="float16 instead of float32.")
+def export(file: Path, index_path: Path, dim: int, half: bool) -> None:
+    """Write chunks and their unit vectors to FILE.arrow or FILE.parquet."""
+    from adaptive_search.store import Store
+
+    rows = Store.open(index_path).export(dim, file, half=half)
+    click.echo(f"wrote {rows:,} rows of {dim} dims to {file}")
+
+
+# -- the encoder -----------------------------------------------------------------
+
+
+@main.command()
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True),
+    required=True,
+    help="Folder with text*.parquet|jsonl and pairs*.parquet|jsonl.",
+)
+@click.option(
+    "--run",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder of the checkpoint; an interrupted run goes on from it.",
+)
+@click.option(
+    "--recipe",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Recipe file; that of the shipped weights by default.",
+)
+@click.option(
+    "--teacher",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of a BERT-like teacher; all-MiniLM-L6-v2 by default.",
+)
+@threads_option
+@click.option("--quiet", is_flag=True, help="No progress.")
+def train(
+    data: Path,
+    run: Path,
+    recipe: Path | None,
+    teacher: Path | None,
+    threads: int | None,
+    quiet: bool,
+) -> None:
+    """Train weights from texts and pairs, with a teacher."""
+    from adaptive_search.encoder.recipe import Recipe, shipped_recipe
+    from adaptive_search.training_run import run_training
+
+    chosen = Recipe.load(recipe or shipped_recipe())
+    weights = run_training(chosen, data, run, teacher, threads=threads, quiet=quiet)
+    click.echo(str(weights))
+
+
+@main.command()
+@click.option(
+    "--min-accuracy",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Least share of the full vector's nDCG@10.",
+)
+@click.option("--max-latency-ms", type=float, default=float("inf"), help="To encode one query.")
+@click.option("--max-memory-mb", type=float, default=float("inf"), help="For all vectors.")
+@click.option("--vectors", type=click.IntRange(1), default=100_000, show_default=True)
+@weights_option
+@format_option("table", "json")
+def analyze(
+    min_accuracy: float,
+    max_latency_ms: float,
+    max_memory_mb: float,
+    vectors: int,
+    weights: Path | None,
+    output: str,
+) -> None:
+    """Recommend a dimension and a granularity for given limits, from measured figures."""
+    from adaptive_search.analysis import analyze as analyze_weights
+
+    limits = (min_accuracy, max_latency_ms, max_memory_mb, vectors)
+    found = analyze_weights(weights, *limits)
+    click.echo(json.dumps(found.to_dict()) if output == "json" else found.to_text(), nl=False)
+    if output == "json":
+        click.echo()
+
+
+@main.command()
+@index_option
+@click.option("--queries", "count", type=click.IntRange(1), default=100, show_default=True)
+@weights_option
+@threads_option
+@format_option("table", "json")
+def benchmark(
+    index_path: Path, count: int, weights: Path | None, threads: int | None, output: str
+) -> None:
+    """Time encoding and searching on this machine with this index."""
+    from adaptive_search.benchmarking import benchmark_index
+    from adaptive_search.tables import to_text
+
+    table, cells = benchmark_index(_open(index_path, weights, "cpu", threads), count)
+    if output == "json":
+        click.echo(table.to_json(orient="records"))
+    else:
+        click.echo(to_text(table, cells))
+
+
+@main.command()
+@format_option("table", "json")
+def doctor(output: str) -> None:
+    """What this machine offers: levels, threads, GPU, versions."""
+    from adaptive_search.doctor import examine
+
+    _print_record(examine(), output)
+
+
+# -- parts of commands -------------------------------------------------------------
+
+
+def _open(
+    path: Path, weights: Path | None = None, device: str = "cpu", threads: int | None = None
+) -> AdaptiveIndex:
+    from adaptive_search.index import AdaptiveIndex
+
+    encoder = None
+    if weights is not None or device != "cpu":
+        from adaptive_search.encoder.encoder import Encoder
+
+        encoder = Encoder.load(weights, device=device, threads=threads)
+    return AdaptiveIndex.open(path, encoder=encoder, threads=threads)
+
+
+def _open_or_create(
+    path: Path,
+    granularity: int | None,
+    chunk_tokens: int | None,
+    weights: Path | None,
+    device: str,
+    threads: int | None,
+) -> AdaptiveIndex:
+    from adaptive_search.encoder.encoder import Encoder
+    from adaptive_search.index import CHUNK_TOKENS, AdaptiveIndex, exists
+
+    encoder = Encoder.load(weights, device=device, threads=threads)
+    if not exists(path):
+        return AdaptiveIndex.create(
+            path,
+            encoder=encoder,
+            granularity=granularity or 1,
+            chunk_tokens=chunk_tokens or CHUNK_TOKENS,
+            threads=threads,
+        )
+    opened = AdaptiveIndex.open(path, encoder=encoder, threads=threads)
+    opened.require(granularity=granularity, chunk_tokens=chunk_tokens)
+    return opened
+
+
+def _parse_filters(filters: tuple[str, ...]) -> dict[str, list[str]] | None:
+    wanted: dict[str, list[str]] = {}
+    for item in filters:
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise click.UsageError(f"--filter {item!r} must look like FIELD=VALUE")
+        wanted.setdefault(name, []).append(value)
+    return wanted or None
+
+
+def _read_stdin() -> str:
+    return click.get_text_stream("stdin", errors="replace").read()
+
+
+def _progress(quiet: bool) -> Callable[[IndexSummary], None]:
+    if quiet or not sys.stderr.isatty():
+        return lambda _: None
+    begin = time.perf_counter()
+
+    def show(summary: IndexSummary) -> None:
+        rate = summary.tokens / (time.perf_counter() - begin)
+        line = (
+            f"{summary.seen:,} documents seen, {summary.chunks:,} chunks, "
+            f"{summary.tokens:,} tokens, {rate:,.0f} tokens/s"
+        )
+        click.echo(f"\r\x1b[K{line}", nl=False, err=True)
+
+    return show
+
+
+def _end_progress(quiet: bool) -> None:
+    if not quiet and sys.stderr.isatty():
+        click.echo("\r\x1b[K", nl=False, err=True)
+
+
+def _print_summary(summary: IndexSummary, quiet: bool) -> None:
+    from adaptive_search.snippets import plain_text
+    from adaptive_search.terminal import format_summary
+
+    for item in () if quiet else summary.skipped:
+        click.echo(f"skipped {plain_text(item.path)}: {plain_text(item.reason)}", err=True)
+    click.echo(format_summary(summary))
+
+
+def _print_report(result: Any, output: str) -> None:  # noqa: ANN401
+    text = {
+        "table": result.to_text,
+        "json": result.to_json,
+        "csv": result.to_csv,
+        "markdown": result.to_markdown,
+    }[output]()
+    click.echo(text.rstrip("\n"))
+
+
+def _print_record(record: dict[str, Any], output: str) -> None:
+    from adaptive_search.terminal import format_fields
+
+    click.echo(json.dumps(record) + "\n" if output == "json" else format_fields(record), nl=False)
+
+
+if __name__ == "__main__":
+    main()
