@@ -303,9 +303,8 @@ def _label_apart(axes: Axes, labels: Sequence[tuple[str, str, float, float]]) ->
     """Write labels (text, color, x, y) beside their points, away from marks and each other."""
     from matplotlib.transforms import Bbox
 
-    axes.get_figure(
-        root=True
-    ).draw_without_rendering()  # fixes the limits, so that points have their place
+    figure: Any = axes.figure
+    figure.draw_without_rendering()  # fixes the limits, so that points have their place
     marks = axes.transData.transform([(x, y) for _, _, x, y in labels])
     boxes = [Bbox.from_bounds(x - 8, y - 8, 16, 16) for x, y in marks]
     for (text, color, x, y), (left, bottom) in zip(labels, marks, strict=True):
