@@ -275,7 +275,7 @@ def encode(
     output: str,
 ) -> None:
     """Print the vectors of TEXTS. A single - reads one text a line from stdin."""
-    from adaptive_search.encoder.encoder import Encoder
+    from adaptive_search import Encoder
     from adaptive_search.index import granularity_name
 
     encoder = Encoder.load(weights, device=device, threads=threads)
@@ -388,9 +388,9 @@ def status(index_path: Path, output: str) -> None:
 @format_option("table", "json")
 def verify(index_path: Path, quick: bool, output: str) -> None:
     """Check every file of an index against its checksums and rules."""
-    from adaptive_search.store import Store
+    from adaptive_search.verification import verify_index
 
-    result = Store.open(index_path).verify(deep=not quick)
+    result = verify_index(index_path, deep=not quick)
     record = {
         "ok": result.ok,
         "files": result.files,
@@ -466,11 +466,9 @@ def train(
     quiet: bool,
 ) -> None:
     """Train weights from texts and pairs, with a teacher."""
-    from adaptive_search.encoder.recipe import Recipe, shipped_recipe
     from adaptive_search.training_run import run_training
 
-    chosen = Recipe.load(recipe or shipped_recipe())
-    weights = run_training(chosen, data, run, teacher, threads=threads, quiet=quiet)
+    weights = run_training(recipe, data, run, teacher, threads=threads, quiet=quiet)
     click.echo(str(weights))
 
 
@@ -543,7 +541,7 @@ def _open(
 
     encoder = None
     if weights is not None or device != "cpu":
-        from adaptive_search.encoder.encoder import Encoder
+        from adaptive_search import Encoder
 
         encoder = Encoder.load(weights, device=device, threads=threads)
     return AdaptiveIndex.open(path, encoder=encoder, threads=threads)
@@ -557,7 +555,7 @@ def _open_or_create(
     device: str,
     threads: int | None,
 ) -> AdaptiveIndex:
-    from adaptive_search.encoder.encoder import Encoder
+    from adaptive_search import Encoder
     from adaptive_search.index import CHUNK_TOKENS, AdaptiveIndex, exists
 
     encoder = Encoder.load(weights, device=device, threads=threads)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from adaptive_search.errors import MissingExtra
 
 if TYPE_CHECKING:
-    from adaptive_search.encoder.recipe import Recipe
     from adaptive_search.encoder.training import Progress
 
 REPORT_STEPS = 20
@@ -18,7 +17,7 @@ SMOOTHING = 0.9
 
 
 def run_training(
-    recipe: Recipe,
+    recipe: Path | None,
     data: Path,
     run: Path,
     teacher: Path | None,
@@ -29,7 +28,7 @@ def run_training(
     """Train to the end of the recipe, from the run's checkpoint if there is one.
 
     Args:
-        recipe: what to do.
+        recipe: file that says what to do; that of the shipped weights by default.
         data: folder of texts and pairs.
         run: folder of the checkpoint.
         teacher: folder of the teacher; all-MiniLM-L6-v2 by default.
@@ -48,10 +47,11 @@ def run_training(
     except ImportError:
         raise MissingExtra("torch", "train") from None
     from adaptive_search.encoder.encoder import available_threads
+    from adaptive_search.encoder.recipe import Recipe, shipped_recipe
     from adaptive_search.encoder.training import Trainer
 
     torch.set_num_threads(threads or available_threads())
-    trainer = Trainer(recipe, data, run, teacher)
+    trainer = Trainer(Recipe.load(recipe or shipped_recipe()), data, run, teacher)
     trainer.train(_Lines() if not quiet else lambda _: None)
     return run / "weights"
 
