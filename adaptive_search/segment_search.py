@@ -124,8 +124,7 @@ def _same_number(a: Scalar, b: Scalar) -> bool:
 
 
 def _lengths(segment: Segment, bands: int) -> list[NDArray[np.float32]]:
-    norms = segment.norms()
-    return [norms[:, i] for i in range(bands)]
+    return [np.ascontiguousarray(segment.norms[:, i]) for i in range(bands)]
 
 
 def _load_shortlist(store: Store, segment: Segment) -> Shortlist | None:
