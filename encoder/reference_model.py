@@ -1,6 +1,6 @@
 """The encoder's forward pass in numpy: the truth that the native engine is tested against.
 
-Runs text by text in the precision of its weights, usually float64. Names and order of the
+Runs text by text in float64. Names and order of the
 steps are those of the checkpoint; shapes are written (tokens T, width).
 """
 

@@ -1,4 +1,4 @@
-"""The kernels as plain numpy: slow, obviously right, in the precision of their inputs.
+"""The kernels as plain numpy in float64: slow, obviously right.
 
 Texts are packed: the rows of all texts stand one after the other, and text i is
 rows offsets[i] up to offsets[i + 1]. `kernels.native` has the same functions.
@@ -6,15 +6,13 @@ rows offsets[i] up to offsets[i + 1]. `kernels.native` has the same functions.
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import numpy as np
 from numpy.typing import NDArray
 
-Real = TypeVar("Real", np.float32, np.float64)
+Array = NDArray[np.float64]
 
 
-def linear(x: NDArray[Real], weight: NDArray[Real]) -> NDArray[Real]:
+def linear(x: Array, weight: Array) -> Array:
     """Multiply every row by a weight matrix.
 
     Args:
@@ -27,15 +25,13 @@ def linear(x: NDArray[Real], weight: NDArray[Real]) -> NDArray[Real]:
     return x @ weight.T
 
 
-def silu(x: NDArray[Real]) -> NDArray[Real]:
+def silu(x: Array) -> Array:
     """Return x * sigmoid(x), elementwise."""
     # The tanh form of the sigmoid does not overflow.
     return x * (0.5 * (1.0 + np.tanh(0.5 * x)))
 
 
-def causal_conv1d_silu(
-    x: NDArray[Real], weight: NDArray[Real], bias: NDArray[Real], offsets: NDArray[np.int64]
-) -> NDArray[Real]:
+def causal_conv1d_silu(x: Array, weight: Array, bias: Array, offsets: NDArray[np.int64]) -> Array:
     """Convolve each channel over the positions so far, then SiLU.
 
     Args:
@@ -50,26 +46,26 @@ def causal_conv1d_silu(
     d_conv = weight.shape[1]
     out = np.empty_like(x)
     for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
-        padded = np.concatenate([np.zeros((d_conv - 1, x.shape[1]), x.dtype), x[start:stop]])
+        padded = np.concatenate([np.zeros((d_conv - 1, x.shape[1])), x[start:stop]])
         taps = [padded[j : j + stop - start] * weight[:, j] for j in range(d_conv)]
         out[start:stop] = np.sum(taps, axis=0) + bias
     return silu(out)
 
 
-def softplus(x: NDArray[Real], bias: NDArray[Real]) -> NDArray[Real]:
+def softplus(x: Array, bias: Array) -> Array:
     """Return log(1 + exp(x + bias)) for x (rows, n) and bias (n,)."""
-    return np.logaddexp(x + bias, x.dtype.type(0))
+    return np.logaddexp(x + bias, 0.0)
 
 
 def ssd_scan(
-    x: NDArray[Real],
-    dt: NDArray[Real],
-    A: NDArray[Real],
-    B: NDArray[Real],
-    C: NDArray[Real],
-    D: NDArray[Real],
+    x: Array,
+    dt: Array,
+    A: Array,
+    B: Array,
+    C: Array,
+    D: Array,
     offsets: NDArray[np.int64],
-) -> NDArray[Real]:
+) -> Array:
     """Run the Mamba-2 recurrence, position by position.
 
     Per head, with state h of shape (headdim, d_state), zero before each text:
@@ -94,7 +90,7 @@ def ssd_scan(
     values = x.reshape(len(x), heads, x.shape[1] // heads)  # (rows, heads, headdim)
     y = np.empty_like(values)
     for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
-        state = np.zeros((heads, values.shape[2], B.shape[1]), x.dtype)
+        state = np.zeros((heads, values.shape[2], B.shape[1]))
         for t in range(start, stop):
             step = dt[t][:, None] * values[t]  # (heads, headdim)
             state = np.exp(dt[t] * A)[:, None, None] * state + step[:, :, None] * B[t]
@@ -102,26 +98,23 @@ def ssd_scan(
     return y.reshape(x.shape)
 
 
-def rms_norm(x: NDArray[Real], weight: NDArray[Real], eps: float) -> NDArray[Real]:
+def rms_norm(x: Array, weight: Array, eps: float) -> Array:
     """Return x / sqrt(mean(x^2) + eps) * weight for x (rows, n) and weight (n,)."""
-    return x / np.sqrt(np.mean(x * x, axis=1, keepdims=True) + x.dtype.type(eps)) * weight
+    mean_square: Array = np.mean(x * x, axis=1, keepdims=True)
+    return x / np.sqrt(mean_square + eps) * weight
 
 
-def gated_rms_norm(
-    y: NDArray[Real], z: NDArray[Real], weight: NDArray[Real], eps: float
-) -> NDArray[Real]:
+def gated_rms_norm(y: Array, z: Array, weight: Array, eps: float) -> Array:
     """Return rms_norm(y * silu(z)) for y and z (rows, n) and weight (n,)."""
     return rms_norm(y * silu(z), weight, eps)
 
 
-def swiglu(gate: NDArray[Real], up: NDArray[Real]) -> NDArray[Real]:
+def swiglu(gate: Array, up: Array) -> Array:
     """Return silu(gate) * up for gate and up (rows, n)."""
     return silu(gate) * up
 
 
-def softmax_pool(
-    h: NDArray[Real], logits: NDArray[Real], offsets: NDArray[np.int64]
-) -> NDArray[Real]:
+def softmax_pool(h: Array, logits: Array, offsets: NDArray[np.int64]) -> Array:
     """Average the rows of each text under the softmax of its logits.
 
     Args:
@@ -137,4 +130,4 @@ def softmax_pool(
         weights = np.exp(logits[start:stop] - logits[start:stop].max(axis=0))
         pooled.append((weights / weights.sum(axis=0)).T @ h[start:stop])
     shape = (len(pooled), logits.shape[1], h.shape[1])
-    return np.array(pooled, dtype=h.dtype).reshape(shape)
+    return np.array(pooled).reshape(shape)
