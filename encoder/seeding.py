@@ -40,7 +40,7 @@ def survey(teacher: Teacher, sample: list[TokenBatch]) -> TeacherSpace:
     moment = torch.zeros(teacher.width, teacher.width)
     for batch in sample:
         ids, lengths = torch.from_numpy(batch.ids), torch.from_numpy(batch.lengths)
-        pooled = teacher.states(ids, lengths)[1]
+        pooled = teacher.states(ids, lengths)[1].cpu()
         moment += pooled.T @ pooled
         for row, length in zip(batch.ids, batch.lengths, strict=True):
             np.add.at(counts, row[:length], 1)
@@ -55,7 +55,7 @@ def vocabulary_outputs(teacher: Teacher, cls_id: int, sep_id: int) -> Tensor:
     for part in torch.arange(teacher.vocab_size).split(2048):
         frame = torch.tensor([cls_id, 0, sep_id]).repeat(len(part), 1)
         frame[:, 1] = part
-        outputs.append(teacher.states(frame, torch.full((len(part),), 3))[1])
+        outputs.append(teacher.states(frame, torch.full((len(part),), 3))[1].cpu())
     return torch.cat(outputs)
 
 

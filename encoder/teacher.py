@@ -54,8 +54,9 @@ class Teacher:
 
         Returns:
             tokens float32 (batch, seqlen, width), and their masked mean at unit
-            length float32 (batch, width).
+            length float32 (batch, width), on the teacher's device.
         """
+        ids, lengths = ids.to(self._device), lengths.to(self._device)
         mask = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)
         with torch.autocast(ids.device.type, torch.bfloat16):
             tokens = self._model(input_ids=ids, attention_mask=mask.long()).last_hidden_state

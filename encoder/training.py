@@ -259,10 +259,10 @@ class Trainer:
         cls_id, sep_id = (int(i) for i in self.tokenizer.encode_batch([""], context=2)[0])
         table = seeding.vocabulary_outputs(self.teacher, cls_id, sep_id)
         seeding.seed(self.model, table, space)
-        self.rotation = space.rotation
+        self.rotation = space.rotation.to(self.device)
         with torch.no_grad():
             self.maps["token"].weight.copy_(space.rotation)
-            heads = torch.cat([head.weight for head in self.model.heads])  # type: ignore[misc]
+            heads = torch.cat([head.weight.cpu() for head in self.model.heads])  # type: ignore[operator]
             self.maps["pooled"].weight.copy_(space.rotation @ torch.linalg.pinv(heads))
 
     def _parameters(self) -> list[nn.Parameter]:
@@ -340,7 +340,7 @@ class Trainer:
         named = [*self.model.named_parameters(), *self.maps.named_parameters()]
         for name, parameter in named:
             state = {
-                key: saved[f"optimizer.{key}.{name}"].to(self.device if key != "step" else "cpu")
+                key: saved[f"optimizer.{key}.{name}"].to(self.device)
                 for key in ("step", "exp_avg", "exp_avg_sq")
                 if f"optimizer.{key}.{name}" in saved
             }
