@@ -3,134 +3,46 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from adaptive_search import __version__
-from adaptive_search.errors import AdaptiveSearchError
+from adaptive_search import QueryError, __version__
+from adaptive_search.command_options import (
+    INTERRUPTED,
+    CommandGroup,
+    device_option,
+    format_option,
+    granularity_option,
+    index_option,
+    search_options,
+    threads_option,
+    weights_option,
+)
 
 if TYPE_CHECKING:
     from adaptive_search.index import AdaptiveIndex
     from adaptive_search.indexing import IndexSummary
 
-DEFAULT_INDEX = ".adaptive-index"
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-GRANULARITIES = {"1": 1, "1/2": 2, "1/4": 4, "1/8": 8}
-
-Command = Callable[..., Any]
+MAX_QUERY_BYTES = 1 << 20  # of stdin; any text of that size has more tokens than can be read
 
 
-class Granularity(click.ParamType):
-    """A width of the encoder: 1, 1/2, 1/4 or 1/8."""
-
-    name = "width"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> int:  # noqa: ANN401, D102
-        if isinstance(value, int):
-            return value
-        if value not in GRANULARITIES:
-            self.fail(f"{value!r} is not one of {', '.join(GRANULARITIES)}", param, ctx)
-        return GRANULARITIES[value]
-
-
-class Errors(click.Group):
-    """Turns errors of this project into one line and exit code 1."""
-
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401, D102
-        try:
-            return super().invoke(ctx)
-        except (AdaptiveSearchError, MemoryError, OSError) as error:
-            if ctx.params.get("debug") or isinstance(error, BrokenPipeError):
-                raise
-            raise click.ClickException(_one_line(error)) from None
-
-
-def _one_line(error: Exception) -> str:
-    from adaptive_search.snippets import plain_text
-
-    if isinstance(error, MemoryError):
-        return "not enough memory; close other programs or use fewer threads"
-    return plain_text(str(error))
-
-
-def index_option(command: Command) -> Command:
-    """The --index option."""
-    return click.option(
-        "--index",
-        "index_path",
-        envvar="ADAPTIVE_SEARCH_INDEX",
-        default=DEFAULT_INDEX,
-        show_default=True,
-        type=click.Path(path_type=Path, file_okay=False),
-        help="Index directory; also ADAPTIVE_SEARCH_INDEX.",
-    )(command)
-
-
-def threads_option(command: Command) -> Command:
-    """The --threads option."""
-    return click.option(
-        "--threads",
-        type=click.IntRange(1, 1024),
-        help="CPU threads; all by default, or ADAPTIVE_SEARCH_THREADS.",
-    )(command)
-
-
-def weights_option(command: Command) -> Command:
-    """The --weights option."""
-    return click.option(
-        "--weights",
-        type=click.Path(path_type=Path, file_okay=False),
-        help="Weights directory, as `train` writes it; the shipped ones by default.",
-    )(command)
-
-
-def device_option(command: Command) -> Command:
-    """The --device option."""
-    choice = click.Choice(["cpu", "cuda"])
-    text = "Where the encoder runs."
-    return click.option("--device", type=choice, default="cpu", show_default=True, help=text)(
-        command
-    )
-
-
-def granularity_option(help: str) -> Callable[[Command], Command]:
-    """The --granularity option."""
-    return click.option("--granularity", type=Granularity(), metavar="1|1/2|1/4|1/8", help=help)
-
-
-def format_option(*formats: str) -> Callable[[Command], Command]:
-    """The --format option; the first format is the default."""
-    return click.option(
-        "--format", "output", type=click.Choice(formats), default=formats[0], show_default=True
-    )
-
-
-def search_options(command: Command) -> Command:
-    """The --dim and --shortlist options."""
-    for option in (
-        click.option("--shortlist", type=click.IntRange(1), help="Candidates of the 64-d stage."),
-        click.option("--dim", type=int, help="Dimension of the final scores: 512, 1536, ..."),
-    ):
-        command = option(command)
-    return command
-
-
-@click.group(cls=Errors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 @click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
 def main(debug: bool) -> None:
-    r"""Adaptive vector search over one folder, on one CPU.
+    """Adaptive vector search over one folder, on one CPU.
 
     \b
     adaptive-search index corpus/
     adaptive-search query "how do plants store energy"
-    """
+    """  # noqa: D301
 
 
 # -- index and query -----------------------------------------------------------
@@ -140,7 +52,7 @@ def main(debug: bool) -> None:
 @click.argument("corpus", type=click.Path(path_type=Path))
 @index_option
 @granularity_option("Width of the encoder for a new index; full by default.")
-@click.option("--chunk-tokens", type=int, help="Most tokens of a chunk of a new index.")
+@click.option("--chunk-tokens", type=click.IntRange(16), help="Most tokens of a chunk.")
 @click.option("--include", multiple=True, help="Only files of this gitignore pattern.")
 @click.option("--exclude", multiple=True, help="Leave out files of this gitignore pattern.")
 @click.option("--hidden", is_flag=True, help="Also read hidden files.")
@@ -175,19 +87,20 @@ def index(
 ) -> None:
     """Index a file or folder, or bring its index up to date."""
     from adaptive_search.corpus import check_corpus
+    from adaptive_search.terminal import progress
 
     check_corpus(corpus)
-    opened = _open_or_create(index_path, granularity, chunk_tokens, weights, device, threads)
-    summary = opened.add(
-        corpus,
-        wait=wait,
-        report=_progress(quiet),
-        include=include,
-        exclude=exclude,
-        hidden=hidden,
-        max_file_bytes=int(max_file_size * 1e6),
-    )
-    _end_progress(quiet)
+    settings = granularity, chunk_tokens, weights, device, threads
+    with _open_or_create(index_path, *settings) as opened, progress(quiet) as report:
+        summary = opened.add(
+            corpus,
+            wait=wait,
+            report=report,
+            include=include,
+            exclude=exclude,
+            hidden=hidden,
+            max_file_bytes=int(max_file_size * 1e6),
+        )
     if output == "json":
         click.echo(json.dumps(summary.to_dict()))
     else:
@@ -195,10 +108,8 @@ def index(
     if summary.interrupted:
         click.echo("interrupted: what was complete is committed; run it again to go on", err=True)
         sys.exit(INTERRUPTED)
-    if summary.skipped and not summary.indexed + summary.unchanged:
-        raise click.ClickException(
-            f"nothing in {corpus} could be indexed; the reason for each file is above"
-        )
+    if not summary.indexed + summary.unchanged:
+        raise click.ClickException(_nothing_indexed(corpus, summary))
 
 
 @main.command()
@@ -232,7 +143,7 @@ def query(
     """Search an index. TEXT may be - to read it from stdin."""
     from adaptive_search.terminal import format_hits
 
-    text = _read_stdin() if text == "-" else text
+    text = _read_stdin(MAX_QUERY_BYTES) if text == "-" else _decoded(text)
     opened = _open(index_path, weights, device, threads)
     hits = opened.search(
         text,
@@ -276,11 +187,11 @@ def encode(
 ) -> None:
     """Print the vectors of TEXTS. A single - reads one text a line from stdin."""
     from adaptive_search import Encoder
-    from adaptive_search.index import granularity_name
+    from adaptive_search.hits import granularity_name
 
     encoder = Encoder.load(weights, device=device, threads=threads)
     level = granularity or 1
-    batch = _read_stdin().splitlines() if texts == ("-",) else list(texts)
+    batch = _read_stdin().splitlines() if texts == ("-",) else [_decoded(t) for t in texts]
     if not batch or any(not text.strip() for text in batch):
         raise click.UsageError("a text is empty; give at least one word")
     for vectors in encoder.encode_batch(batch, dim, granularity=level, batch_size=len(batch)):
@@ -340,6 +251,8 @@ def quality(
 
     if qrels and not queries:
         raise click.UsageError("--qrels needs --queries")
+    if html and not html.absolute().parent.is_dir():
+        raise click.UsageError(f"--html {html}: there is no such folder")
     given = read_queries(queries) if queries else None
     judgements = read_qrels(qrels) if qrels else None
     reports = _open(index_path, weights, device, threads).report()
@@ -402,7 +315,9 @@ def verify(index_path: Path, quick: bool, output: str) -> None:
     }
     _print_record(record, output)
     if not result.ok:
-        sys.exit(1)
+        raise click.ClickException(
+            f"{index_path} is damaged; restore it from a backup, or index the corpus again"
+        )
 
 
 @main.command()
@@ -479,8 +394,12 @@ def train(
     default=0.0,
     help="Least share of the full vector's nDCG@10.",
 )
-@click.option("--max-latency-ms", type=float, default=float("inf"), help="To encode one query.")
-@click.option("--max-memory-mb", type=float, default=float("inf"), help="For all vectors.")
+@click.option(
+    "--max-latency-ms", type=click.FloatRange(0), default=float("inf"), help="To encode one query."
+)
+@click.option(
+    "--max-memory-mb", type=click.FloatRange(0), default=float("inf"), help="For all vectors."
+)
 @click.option("--vectors", type=click.IntRange(1), default=100_000, show_default=True)
 @weights_option
 @format_option("table", "json")
@@ -547,6 +466,7 @@ def _open(
     return AdaptiveIndex.open(path, encoder=encoder, threads=threads)
 
 
+@contextmanager
 def _open_or_create(
     path: Path,
     granularity: int | None,
@@ -554,22 +474,28 @@ def _open_or_create(
     weights: Path | None,
     device: str,
     threads: int | None,
-) -> AdaptiveIndex:
+) -> Iterator[AdaptiveIndex]:
+    """The index at a path; one that is new goes again if nothing comes into it."""
     from adaptive_search import Encoder
     from adaptive_search.index import CHUNK_TOKENS, AdaptiveIndex, exists
 
     encoder = Encoder.load(weights, device=device, threads=threads)
-    if not exists(path):
-        return AdaptiveIndex.create(
-            path,
-            encoder=encoder,
-            granularity=granularity or 1,
-            chunk_tokens=chunk_tokens or CHUNK_TOKENS,
-            threads=threads,
-        )
-    opened = AdaptiveIndex.open(path, encoder=encoder, threads=threads)
-    opened.require(granularity=granularity, chunk_tokens=chunk_tokens)
-    return opened
+    if exists(path):
+        opened = AdaptiveIndex.open(path, encoder=encoder, threads=threads)
+        opened.require(granularity=granularity, chunk_tokens=chunk_tokens)
+        yield opened
+        return
+    created = AdaptiveIndex.create(
+        path,
+        encoder=encoder,
+        granularity=granularity or 1,
+        chunk_tokens=chunk_tokens or CHUNK_TOKENS,
+        threads=threads,
+    )
+    try:
+        yield created
+    finally:
+        created.remove_if_unused()
 
 
 def _parse_filters(filters: tuple[str, ...]) -> dict[str, list[str]] | None:
@@ -582,29 +508,26 @@ def _parse_filters(filters: tuple[str, ...]) -> dict[str, list[str]] | None:
     return wanted or None
 
 
-def _read_stdin() -> str:
-    return click.get_text_stream("stdin", errors="replace").read()
+def _read_stdin(limit: int | None = None) -> str:
+    data = sys.stdin.buffer.read(-1 if limit is None else limit + 1)
+    if limit is not None and len(data) > limit:
+        raise QueryError(f"the query on stdin is longer than {limit:,} bytes; shorten it")
+    return data.decode("utf-8", "replace")
 
 
-def _progress(quiet: bool) -> Callable[[IndexSummary], None]:
-    if quiet or not sys.stderr.isatty():
-        return lambda _: None
-    begin = time.perf_counter()
-
-    def show(summary: IndexSummary) -> None:
-        rate = summary.tokens / (time.perf_counter() - begin)
-        line = (
-            f"{summary.seen:,} documents seen, {summary.chunks:,} chunks, "
-            f"{summary.tokens:,} tokens, {rate:,.0f} tokens/s"
-        )
-        click.echo(f"\r\x1b[K{line}", nl=False, err=True)
-
-    return show
+def _decoded(argument: str) -> str:
+    """An argument as UTF-8, whatever the locale; bytes that are not become U+FFFD."""
+    return os.fsencode(argument).decode("utf-8", "replace")
 
 
-def _end_progress(quiet: bool) -> None:
-    if not quiet and sys.stderr.isatty():
-        click.echo("\r\x1b[K", nl=False, err=True)
+def _nothing_indexed(corpus: Path, summary: IndexSummary) -> str:
+    from adaptive_search.snippets import plain_text
+
+    first = summary.skipped[0]
+    return (
+        f"nothing in {plain_text(str(corpus))} could be indexed, {len(summary.skipped):,} "
+        f"skipped; the first: {first.path}: {first.reason}"
+    )
 
 
 def _print_summary(summary: IndexSummary, quiet: bool) -> None:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
         TrainingError,
         WeightsError,
     )
-    from adaptive_search.index import AdaptiveIndex, Hit, Hits
+    from adaptive_search.hits import Hit, Hits
+    from adaptive_search.index import AdaptiveIndex
 
 __version__ = "0.1.0"
 
@@ -56,8 +57,8 @@ __all__ = [
 _MODULES = {
     "AdaptiveIndex": "adaptive_search.index",
     "Encoder": "adaptive_search.encoder.encoder",
-    "Hit": "adaptive_search.index",
-    "Hits": "adaptive_search.index",
+    "Hit": "adaptive_search.hits",
+    "Hits": "adaptive_search.hits",
     "MatMamba2": "adaptive_search.encoder.matmamba2",
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptive_search.errors import QueryError
-from adaptive_search.index import granularity_name
+from adaptive_search.hits import granularity_name
 
 if TYPE_CHECKING:
     from adaptive_search.encoder.selection import Measurement, Selection
@@ -54,12 +54,10 @@ class Analysis:
 
         from adaptive_search.tables import to_text
 
-        cells = {
-            "accuracy": ("quality kept", "{:.1%}".format),
-            "latency_ms": ("ms a query", "{:.2f}".format),
-            "megabytes": (f"MB for {self.vectors:,}", "{:,.1f}".format),
-        }
-        table = pd.DataFrame([_plain(row, self.vectors) for row in self.rows])
+        quality, time, memory = "quality kept", "ms a query", f"MB for {self.vectors:,}"
+        names = {"accuracy": quality, "latency_ms": time, "megabytes": memory}
+        cells = {quality: "{:.1%}".format, time: "{:.2f}".format, memory: "{:,.1f}".format}
+        table = pd.DataFrame([_plain(row, self.vectors) for row in self.rows]).rename(columns=names)
         lines = [to_text(table, cells), "", _choice("recommended", self.selection), ""]
         lines += [_choice(name, found) for name, found in self.cases.items()]
         return "\n".join([*lines, "", f"measured: {self.source}"]) + "\n"

@@ -64,6 +64,15 @@ class Skipped:
     reason: str
 
 
+def is_text(value: str) -> bool:
+    """Whether a string can be written as UTF-8: not if it holds half a surrogate pair."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def printable_path(name: str) -> str:
     r"""A file name as it can be shown; two different names never look the same.
 

@@ -1,4 +1,4 @@
-"""AdaptiveIndex: the door to everything; and the hits that searches give.
+"""AdaptiveIndex: the door to everything.
 
 Example:
     index = AdaptiveIndex.create("my.index")
@@ -8,28 +8,28 @@ Example:
 
 from __future__ import annotations
 
-import itertools
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adaptive_search.documents import Document, Scalar, Skipped
+from adaptive_search.documents import Document, Scalar, Skipped, is_text
 from adaptive_search.errors import QueryError, StoreError
+from adaptive_search.hits import Hit, Hits, granularity_name
+from adaptive_search.indexes.funnel import default_shortlist
 from adaptive_search.manifest import StoreSpec, is_index
 from adaptive_search.segment_search import Filter, allowed_rows, open_funnel
 from adaptive_search.store import Store, StoreStatus
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
 
     from adaptive_search.encoder.encoder import Encoder
-    from adaptive_search.indexes.funnel import Funnel, SearchResult, Stage
+    from adaptive_search.indexes.funnel import Funnel, SearchResult
     from adaptive_search.indexing import IndexSummary
     from adaptive_search.reporting import Reports
     from adaptive_search.segment import Row
@@ -38,88 +38,6 @@ if TYPE_CHECKING:
 DEFAULT_DIM = 512
 CHUNK_TOKENS = 256
 CORPUS = "corpus"  # the manifest attribute that names the mirrored corpus
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One chunk that answers a query.
-
-    Attributes:
-        rank: from 1.
-        score: cosine at the final dimension, -1 to 1.
-        id: chunk id, "<document id>#<ordinal>".
-        document_id: of the document that the chunk is from.
-        path: file, relative to the corpus; empty for texts that came from no file.
-        line_start: first line of the chunk in the file, from 1.
-        line_end: last line.
-        text: of the chunk.
-        metadata: of the document.
-    """
-
-    rank: int
-    score: float
-    id: str
-    document_id: str
-    path: str
-    line_start: int
-    line_end: int
-    text: str
-    metadata: Mapping[str, Scalar]
-
-
-@dataclass(frozen=True)
-class Hits(Sequence[Hit]):
-    """The hits of one query, best first.
-
-    Attributes:
-        query: its text; empty for a search by vector.
-        dim: dimension of the scores.
-        shortlist: candidates that were asked of the 64-d stage; None for an exact search.
-        granularity: divisor of the inner width that the query was encoded with.
-        hits: the hits.
-        timings_ms: wall time of the stages encode, shortlist, rerank and total. For a
-            batch, of the whole batch.
-        stages: what each stage scored and kept.
-    """
-
-    query: str
-    dim: int
-    shortlist: int | None
-    granularity: int
-    hits: tuple[Hit, ...]
-    timings_ms: Mapping[str, float]
-    stages: tuple[Stage, ...]
-
-    @overload
-    def __getitem__(self, index: int) -> Hit: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Hit]: ...
-    def __getitem__(self, index: int | slice) -> Hit | Sequence[Hit]:
-        """The hit at a place, or several."""
-        return self.hits[index]
-
-    def __len__(self) -> int:
-        """Number of hits."""
-        return len(self.hits)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The hits as plain values, in the shape that `query --format json` prints."""
-        fields = ("rank", "score", "id", "path", "line_start", "line_end", "text")
-        return {
-            "query": self.query,
-            "dim": self.dim,
-            "shortlist": self.shortlist,
-            "granularity": granularity_name(self.granularity),
-            "hits": [{name: getattr(hit, name) for name in fields} for hit in self.hits],
-            "timings_ms": dict(self.timings_ms),
-        }
-
-    def to_pandas(self) -> pd.DataFrame:
-        """One row a hit."""
-        import pandas as pd
-
-        columns = list(Hit.__dataclass_fields__)
-        return pd.DataFrame([[getattr(h, c) for c in columns] for h in self.hits], columns=columns)
 
 
 class AdaptiveIndex:
@@ -243,11 +161,14 @@ class AdaptiveIndex:
             ("granularity", granularity, spec.granularity),
             ("chunk_tokens", chunk_tokens, spec.chunking.get("max_tokens")),
         ):
-            if asked not in (None, own):
-                raise StoreError(
-                    f"{self.path} was made with {name} {own}, not {asked}; leave the option out, "
-                    "or make another index"
-                )
+            if asked is None or asked == own:
+                continue
+            if name == "granularity":
+                asked, own = granularity_name(asked), granularity_name(spec.granularity)
+            raise StoreError(
+                f"{self.path} was made with {name} {own}, not {asked}; leave {name} out, or make "
+                "another index"
+            )
 
     def __len__(self) -> int:
         """Chunks that can be found."""
@@ -280,7 +201,7 @@ class AdaptiveIndex:
         """
         from adaptive_search.corpus import read_corpus
 
-        root = Path(corpus).absolute()
+        root = Path(corpus).resolve()
         documents = read_corpus(root, **reading)
         known = self._store.attributes.get(CORPUS)
         if known not in (None, str(root)):
@@ -302,7 +223,7 @@ class AdaptiveIndex:
 
         Args:
             texts: the texts.
-            ids: their document ids; running numbers after the present documents by default.
+            ids: their document ids; by default numbers above all that are there.
             metadata: fields of each, to filter on.
             wait: wait for another writer instead of refusing.
 
@@ -311,8 +232,9 @@ class AdaptiveIndex:
                 twice, or a text is empty.
             StoreError: the index is being written, or the disk refuses.
         """
-        start = self._store.status().documents
-        documents = _documents(texts, ids, metadata, start)
+        from adaptive_search.indexing import text_documents
+
+        documents = text_documents(self.path, texts, ids, metadata)
         return self._index(documents, prune=False, wait=wait)
 
     def delete(self, document_ids: Iterable[str], *, wait: bool = False) -> int:
@@ -326,6 +248,10 @@ class AdaptiveIndex:
         """Merge small segments and drop deleted rows."""
         self._store.compact(wait=wait)
         self._refresh()
+
+    def remove_if_unused(self) -> None:
+        """Remove the index from disk if nothing was ever committed to it."""
+        self._store.remove_if_unused()
 
     # -- search ------------------------------------------------------------
 
@@ -373,12 +299,14 @@ class AdaptiveIndex:
         if any(not query.strip() for query in queries):
             raise QueryError("the query is empty; give at least one word")
         dim = self._choose_dim(dim)
+        _ = self.encoder  # loading it is no part of the time to encode
         level = self._store.spec.granularity if granularity is None else granularity
         begin = time.perf_counter()
         vectors = self.encode_queries(queries, level, dim)
         encode_ms = (time.perf_counter() - begin) * 1e3
         result = self._search(vectors, k, dim, shortlist, filter, exact)
-        return self._hits(queries, result, dim, shortlist, level, encode_ms)
+        used = None if exact else shortlist or default_shortlist(k)
+        return self._hits(queries, result, dim, used, level, encode_ms)
 
     def search_vector(
         self,
@@ -394,14 +322,26 @@ class AdaptiveIndex:
         dim = self._choose_dim(dim)
         batch = np.asarray(vector, dtype=np.float32)[None]
         result = self._search(batch, k, dim, shortlist, filter, exact)
-        return self._hits([""], result, dim, shortlist, self._store.spec.granularity, 0.0)[0]
+        used = None if exact else shortlist or default_shortlist(k)
+        return self._hits([""], result, dim, used, self._store.spec.granularity, 0.0)[0]
 
     def encode_queries(
         self, queries: Sequence[str], granularity: int, dim: int | None = None
     ) -> NDArray[np.float32]:
-        """Vectors of queries, float32 (queries, dim), as `search_vector` takes them."""
-        encoder = self.encoder
-        ids = encoder.tokenizer.encode_batch(queries, context=encoder.config.context)
+        """Vectors of queries, float32 (queries, dim), as `search_vector` takes them.
+
+        Raises:
+            QueryError: a query is no text, or has more tokens than the encoder reads.
+        """
+        if not all(map(is_text, queries)):
+            raise QueryError("a query holds half a surrogate pair, which is no text")
+        encoder, context = self.encoder, self.encoder.config.context
+        ids = encoder.tokenizer.encode_batch(queries, context=sys.maxsize)
+        longest = max(map(len, ids), default=0)
+        if longest > context:
+            raise QueryError(
+                f"the query has {longest:,} tokens and at most {context:,} can be read; shorten it"
+            )
         return encoder.encode_ids(ids, dim, granularity=granularity)
 
     @cached_property
@@ -505,11 +445,15 @@ class AdaptiveIndex:
             timings["shortlist" if stage.name == "shortlist" else "rerank"] += stage.ms
         timings["total"] = sum(timings.values())
         timings = {name: round(ms, 3) for name, ms in timings.items()}
-        first = next((s for s in result.stages if s.name == "shortlist"), None)
-        used = first.kept if first else shortlist
         return [
             Hits(
-                query, dim, used, granularity, self._hit_rows(rows, scores), timings, result.stages
+                query=query,
+                dim=dim,
+                shortlist=shortlist,
+                granularity=granularity,
+                hits=self._hit_rows(rows, scores),
+                timings_ms=timings,
+                stages=result.stages,
             )
             for query, rows, scores in zip(queries, result.rows, result.scores, strict=True)
         ]
@@ -537,31 +481,3 @@ class AdaptiveIndex:
 def exists(path: str | Path) -> bool:
     """Whether a directory is an index."""
     return is_index(Path(path))
-
-
-def granularity_name(granularity: int) -> str:
-    """How a granularity is written: 1, 1/2, 1/4, 1/8."""
-    return "1" if granularity == 1 else f"1/{granularity}"
-
-
-def _documents(
-    texts: Iterable[str],
-    ids: Iterable[str] | None,
-    metadata: Iterable[Mapping[str, Scalar]] | None,
-    start: int,
-) -> Iterator[Document]:
-    names = iter(ids) if ids is not None else map(str, itertools.count(start))
-    fields = iter(metadata) if metadata is not None else itertools.repeat({})
-    seen: set[str] = set()
-    for text in texts:
-        name, field = next(names, None), next(fields, None)
-        if name is None or field is None:
-            raise QueryError("there are fewer ids or metadata than texts")
-        if not isinstance(text, str) or not text.strip():
-            raise QueryError(f"text {name!r} is empty")
-        if name in seen:
-            raise QueryError(f"id {name!r} comes twice")
-        seen.add(name)
-        yield Document(id=name, path="", text=text, metadata=field, kind="text")
-    if ids is not None and next(names, None) is not None:
-        raise QueryError("there are more ids than texts")

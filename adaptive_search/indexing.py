@@ -1,30 +1,34 @@
 """From documents to committed rows: compare, chunk, encode, append.
 
-Chunks of the next batch are cut while the batch before is encoded, and at most
-two batches of chunks and vectors are held, whatever the corpus.
+Chunks of the next batch are cut while the batch before is encoded and stored, and at
+most two batches are held, whatever the corpus.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from adaptive_search.chunking import Chunk, Chunker
-from adaptive_search.documents import Document, Scalar, Skipped
-from adaptive_search.errors import CorpusError
+from adaptive_search.documents import Document, Scalar, Skipped, is_text
+from adaptive_search.errors import CorpusError, QueryError
 from adaptive_search.segment import Row
+from adaptive_search.store import Store
 
 if TYPE_CHECKING:
     from adaptive_search.catalog import KnownDocuments
-    from adaptive_search.encoder.encoder import Encoder, Vectors
-    from adaptive_search.store import Store
+    from adaptive_search.encoder.encoder import Encoder
     from adaptive_search.store_writer import StoreWriter
 
 BATCH_TOKENS = 16_384
+MAX_NUMBER_DIGITS = 18  # of a document id that counts as a running number
 
 
 @dataclass
@@ -68,7 +72,7 @@ def index_documents(
 ) -> IndexSummary:
     """Bring an index up to date with documents, and commit.
 
-    An unchanged document is not encoded again. Ctrl-C commits what is complete.
+    An unchanged document is not encoded again. Ctrl-C commits the documents that are complete.
 
     Args:
         store: the index.
@@ -77,7 +81,7 @@ def index_documents(
         documents: documents to add or replace, and items that could not be read.
         prune: the documents are the whole corpus: delete those that vanished from it. A
             file that could not be read keeps the rows it has.
-        attributes: what to record in the manifest.
+        attributes: what to record in the manifest with the first document.
         wait: wait for another writer instead of refusing.
         report: called with the running summary after each batch.
 
@@ -86,60 +90,143 @@ def index_documents(
         StoreError: another process is writing, or the disk refuses; what was committed
             before is whole.
     """
-    run = _Run(encoder, chunker, IndexSummary(), report)
+    summary = IndexSummary()
     begin = time.perf_counter()
-    with store.writer(wait=wait) as writer:
-        writer.set_attributes(attributes)
-        try:
-            run.add(writer, documents, prune=prune)
-        except KeyboardInterrupt:
-            writer.commit(complete=False)
-            run.summary.interrupted = True
-        writer.commit()
-        _cache_shortlists(writer)
-    run.summary.seconds = time.perf_counter() - begin
-    return run.summary
+    try:
+        with store.writer(wait=wait) as writer, _storing_thread() as thread:
+            _Run(writer, encoder, chunker, thread, attributes, summary, report).add(
+                documents, prune=prune
+            )
+    except KeyboardInterrupt:
+        summary.interrupted = True
+        # What was read and not committed will be read again.
+        summary.seen = summary.indexed + summary.unchanged + len(summary.skipped)
+    summary.seconds = time.perf_counter() - begin
+    return summary
+
+
+def text_documents(
+    index: Path,
+    texts: Iterable[str],
+    ids: Iterable[str] | None,
+    metadata: Iterable[Mapping[str, Scalar]] | None,
+) -> Iterator[Document]:
+    """A document for each text; see `AdaptiveIndex.add_texts`.
+
+    Raises:
+        QueryError: ids or metadata do not match the texts one to one, an id comes twice,
+            or a text is empty.
+    """
+    names = _free_ids(index) if ids is None else iter(ids)
+    fields = itertools.repeat({}) if metadata is None else iter(metadata)
+    seen: set[str] = set()
+    for text in texts:
+        name, field = next(names, None), next(fields, None)
+        if name is None or field is None:
+            raise QueryError("there are fewer ids or metadata than texts")
+        if not isinstance(name, str) or not name or not is_text(name):
+            raise QueryError(f"id {name!r} must be a str, not empty, that UTF-8 can hold")
+        if not isinstance(text, str) or not text.strip() or not is_text(text):
+            raise QueryError(f"text {name!r} must be a str, not empty, that UTF-8 can hold")
+        if name in seen:
+            raise QueryError(f"id {name!r} comes twice")
+        seen.add(name)
+        yield Document(id=name, path="", text=text, metadata=field, kind="text")
+    if ids is not None and next(names, None) is not None:
+        raise QueryError("there are more ids than texts")
+    if metadata is not None and next(fields, None) is not None:
+        raise QueryError("there are more metadata than texts")
+
+
+def _free_ids(index: Path) -> Iterator[str]:
+    # Runs when the first text is read, under the writer's lock: nobody else adds any then.
+    numbers = (
+        int(name)
+        for segment in Store.open(index).segments
+        for name in segment.document_ids()
+        if name.isdecimal() and len(name) <= MAX_NUMBER_DIGITS
+    )
+    yield from map(str, itertools.count(max(numbers, default=-1) + 1))
+
+
+@contextmanager
+def _storing_thread() -> Iterator[ThreadPoolExecutor]:
+    """The one thread that changes the store.
+
+    Ctrl-C reaches only the main thread, so that nothing is ever stored by half; however often
+    it is pressed, what was begun is waited for.
+    """
+    pool = ThreadPoolExecutor(1, thread_name_prefix="store")
+    try:
+        yield pool
+    finally:
+        done = False
+        while not done:
+            with suppress(KeyboardInterrupt):
+                pool.shutdown()
+                done = True
 
 
 @dataclass
 class _Batch:
-    """Chunks that are encoded together, with the hash of each document that begins here."""
+    """Chunks that are encoded together.
+
+    Attributes:
+        chunks: the chunks.
+        hashes: of each document that begins here.
+        tokens: in all chunks.
+        finished: documents that end here.
+        whole: the last document ends here.
+    """
 
     chunks: list[Chunk] = field(default_factory=list)
     hashes: dict[str, bytes] = field(default_factory=dict)
     tokens: int = 0
+    finished: int = 0
+    whole: bool = False
 
 
 @dataclass
 class _Run:
+    writer: StoreWriter
     encoder: Encoder
     chunker: Chunker
+    thread: ThreadPoolExecutor
+    attributes: Mapping[str, Scalar]
     summary: IndexSummary
     report: Callable[[IndexSummary], None]
+    whole: bool = True  # the document stored last is complete
+    unread: set[str] = field(default_factory=set)  # paths that keep their rows
 
-    def add(
-        self, writer: StoreWriter, documents: Iterable[Document | Skipped], *, prune: bool
-    ) -> None:
-        known = writer.known_documents()
-        unread: set[str] = set()
-        with ThreadPoolExecutor(1, thread_name_prefix="encode") as pool:
-            pending: tuple[_Batch, Future[Vectors]] | None = None
-            for batch in self._batches(self._changed(documents, known, unread)):
-                future = pool.submit(self._encode, writer.spec.granularity, batch)
-                self._append(writer, pending)
-                pending = batch, future
-            self._append(writer, pending)
-        if prune and not self.summary.seen:
-            raise CorpusError("the corpus holds no files to index; the index was left as it was")
-        if prune:
-            vanished = (i for i, path in known.items() if path and path not in unread)
-            self.summary.deleted += writer.delete_documents(vanished)
+    def add(self, documents: Iterable[Document | Skipped], *, prune: bool) -> None:
+        """Store and commit documents; after Ctrl-C those that are complete."""
+        known = self.writer.known_documents()
+        try:
+            self._store_all(self._changed(documents, known))
+            if prune and not self.summary.seen:
+                raise CorpusError(
+                    "the corpus holds no files to index; hidden, ignored and excluded files do "
+                    "not count (see --hidden, --include, --exclude)"
+                )
+            self.thread.submit(self._finish, known if prune else None).result()
+        except KeyboardInterrupt:
+            self.thread.submit(self._commit_complete).result()
+            raise
+
+    def _store_all(self, documents: Iterable[Document]) -> None:
+        """Cut the next batch while the one before is encoded and stored."""
+        pending: Future[None] | None = None
+        for batch in self._batches(documents):
+            if pending is not None:
+                pending.result()
+                self.report(self.summary)
+            pending = self.thread.submit(self._store, batch)
+        if pending is not None:
+            pending.result()
+            self.report(self.summary)
 
     def _changed(
-        self,
-        documents: Iterable[Document | Skipped],
-        known: KnownDocuments,
-        unread: set[str],
+        self, documents: Iterable[Document | Skipped], known: KnownDocuments
     ) -> Iterator[Document]:
         """Documents that are new or have changed; counts every item."""
         for item in documents:
@@ -147,7 +234,7 @@ class _Run:
             if isinstance(item, Skipped):
                 self.summary.skipped.append(item)
                 # A bad record, "file.jsonl:17", keeps the rows of its whole file.
-                unread |= {item.path, item.path.rpartition(":")[0]}
+                self.unread |= {item.path, item.path.rpartition(":")[0]}
             elif known.pop(item.id) == item.content_hash:
                 self.summary.unchanged += 1
             else:
@@ -163,21 +250,36 @@ class _Run:
                 if batch.tokens >= BATCH_TOKENS:
                     yield batch
                     batch = _Batch()
-            self.summary.indexed += 1
-        if batch.chunks:
+            batch.finished += 1
+        if batch.finished:
+            batch.whole = True
             yield batch
 
-    def _encode(self, granularity: int, batch: _Batch) -> Vectors:
-        return self.encoder.encode_ids([c.ids for c in batch.chunks], granularity=granularity)
-
-    def _append(self, writer: StoreWriter, pending: tuple[_Batch, Future[Vectors]] | None) -> None:
-        if pending is None:
-            return
-        batch, future = pending
-        writer.append([_row(c) for c in batch.chunks], future.result(), batch.hashes)
+    def _store(self, batch: _Batch) -> None:
+        if batch.chunks:
+            self.writer.set_attributes(self.attributes)
+            granularity = self.writer.spec.granularity
+            ids = [chunk.ids for chunk in batch.chunks]
+            vectors = self.encoder.encode_ids(ids, granularity=granularity)
+            self.writer.append([_row(chunk) for chunk in batch.chunks], vectors, batch.hashes)
+        self.whole = batch.whole
+        self.summary.indexed += batch.finished
         self.summary.chunks += len(batch.chunks)
         self.summary.tokens += batch.tokens
-        self.report(self.summary)
+
+    def _finish(self, vanished: KnownDocuments | None) -> None:
+        if vanished is not None:
+            ids = (name for name, path in vanished.items() if path and not self._is_unread(path))
+            self.summary.deleted += self.writer.delete_documents(ids)
+        self.writer.commit()
+        _cache_shortlists(self.writer)
+
+    def _commit_complete(self) -> None:
+        self.writer.commit(complete=self.whole)
+
+    def _is_unread(self, path: str) -> bool:
+        """Whether a file, or a folder above it, could not be read."""
+        return not self.unread.isdisjoint((path, *map(str, PurePosixPath(path).parents)))
 
 
 def _row(chunk: Chunk) -> Row:

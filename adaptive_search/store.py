@@ -166,6 +166,21 @@ class Store:
         with self.writer(wait=wait) as writer:
             return writer.compact()
 
+    def remove_if_unused(self) -> None:
+        """Remove the index from disk if nothing was ever committed to it.
+
+        Only what `create` made goes, so that a directory that holds anything else stays.
+        """
+        with disk_errors("remove", self.path):
+            with writer_lock(self.path):
+                if read_manifest(self.path).generation:
+                    return
+                self._io.unlink(self.path / MANIFEST_FILE)
+                self._io.rmdir(self.path / SEGMENTS)
+            self._io.unlink(self.path / LOCK_FILE)
+            if not any(self.path.iterdir()):
+                self._io.rmdir(self.path)
+
     def write_cache(self, segment: Segment, payload: bytes, *, key: str) -> bool:
         """Keep a segment's shortlist for the next reader, if nothing stands in the way.
 

@@ -5,16 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from adaptive_search.snippets import make_snippet, plain_text
 
 if TYPE_CHECKING:
-    from adaptive_search.index import Hits
+    from adaptive_search.hits import Hits
     from adaptive_search.indexing import IndexSummary
 
 MIN_COLUMNS = 40
 INDENT = " " * 12
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed
+ERASE_LINE = "\r\x1b[K"
 
 
 def format_summary(summary: IndexSummary) -> str:
@@ -24,6 +31,28 @@ def format_summary(summary: IndexSummary) -> str:
         f"{len(summary.skipped):,} skipped; {summary.deleted:,} deleted; "
         f"{summary.chunks:,} chunks, {summary.tokens:,} tokens in {summary.seconds:.1f} s"
     )
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Callable[[IndexSummary], None]]:
+    """What shows a running summary on stderr, if that is a terminal and it is wanted."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    begin = time.perf_counter()
+
+    def show(summary: IndexSummary) -> None:
+        rate = summary.tokens / (time.perf_counter() - begin)
+        sys.stderr.write(
+            f"{ERASE_LINE}{summary.seen:,} documents seen, {summary.chunks:,} chunks, "
+            f"{summary.tokens:,} tokens, {rate:,.0f} tokens/s"
+        )
+        sys.stderr.flush()
+
+    try:
+        yield show
+    finally:
+        sys.stderr.write(ERASE_LINE)
 
 
 def format_hits(hits: Hits, output: str, *, columns: int, highlight: bool) -> str:
@@ -75,4 +104,5 @@ def _csv(hits: list[dict[str, Any]]) -> str:
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(hits)
-    return text.getvalue()
+    # A table that people also print: what moves a cursor must not be in it. JSON has every byte.
+    return CONTROLS.sub("\ufffd", text.getvalue())

@@ -143,7 +143,7 @@ class Funnel:
         dim = self.dims[-1] if dim is None else dim
         if dim not in self.dims:
             raise DimensionError(dim, self.dims)
-        shortlist = max(DEFAULT_SHORTLIST, 4 * k) if shortlist is None else shortlist
+        shortlist = default_shortlist(k) if shortlist is None else shortlist
         _check_counts(k, shortlist)
         queries = _check_queries(queries, dim)
         masks = self._masks(allowed)
@@ -263,6 +263,11 @@ class _Search:
         yield
         ms = (time.perf_counter() - start) * 1e3
         self.stages.append(Stage(name, dim, scored, min(kept, scored), ms))
+
+
+def default_shortlist(k: int) -> int:
+    """Candidates that are taken from the heads for k hits, where none are asked for."""
+    return max(DEFAULT_SHORTLIST, 4 * k)
 
 
 def _check_counts(k: int, shortlist: int) -> None:

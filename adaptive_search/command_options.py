@@ -1,0 +1,131 @@
+"""What the commands share: options that mean the same everywhere, and errors on one line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from adaptive_search.errors import AdaptiveSearchError
+
+DEFAULT_INDEX = ".adaptive-index"
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+GRANULARITIES = {"1": 1, "1/2": 2, "1/4": 4, "1/8": 8}
+
+Command = Callable[..., Any]
+
+
+class Granularity(click.ParamType):
+    """A width of the encoder: 1, 1/2, 1/4 or 1/8."""
+
+    name = "width"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:  # noqa: ANN401, D102
+        if isinstance(value, int):
+            return value
+        if value not in GRANULARITIES:
+            self.fail(f"{value!r} is not one of {', '.join(GRANULARITIES)}", param, ctx)
+        return GRANULARITIES[value]
+
+
+class CommandGroup(click.Group):
+    """Ends a command with one line on stderr: 1 for an error, 2 for usage, 130 for Ctrl-C."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401, D102
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            raise _short(error) from None
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            sys.exit(INTERRUPTED)
+        except (AdaptiveSearchError, MemoryError, OSError) as error:
+            # A reader of the output that went away, such as head, is no error to report.
+            if ctx.params.get("debug") or isinstance(error, BrokenPipeError):
+                raise
+            raise click.ClickException(_one_line(error)) from None
+
+
+def _short(error: click.UsageError) -> click.UsageError:
+    """A usage error without the usage, which --help prints; help itself stays as it is."""
+    message = error.format_message()
+    if error.ctx is None or "\n" in message:
+        return error
+    hint = f"see {error.ctx.command_path} --help"
+    return click.UsageError(f"{message.rstrip('.')}; {hint}")
+
+
+def _one_line(error: Exception) -> str:
+    from adaptive_search.snippets import plain_text
+
+    if isinstance(error, MemoryError):
+        return "not enough memory; close other programs or use fewer threads"
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        return plain_text(f"{place}{error.strerror}; check the path, its permissions and the disk")
+    return plain_text(str(error))
+
+
+def index_option(command: Command) -> Command:
+    """The --index option."""
+    return click.option(
+        "--index",
+        "index_path",
+        envvar="ADAPTIVE_SEARCH_INDEX",
+        default=DEFAULT_INDEX,
+        show_default=True,
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Index directory; also ADAPTIVE_SEARCH_INDEX.",
+    )(command)
+
+
+def threads_option(command: Command) -> Command:
+    """The --threads option."""
+    return click.option(
+        "--threads",
+        type=click.IntRange(1, 1024),
+        help="CPU threads; all by default, or ADAPTIVE_SEARCH_THREADS.",
+    )(command)
+
+
+def weights_option(command: Command) -> Command:
+    """The --weights option."""
+    return click.option(
+        "--weights",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Weights directory, as `train` writes it; the shipped ones by default.",
+    )(command)
+
+
+def device_option(command: Command) -> Command:
+    """The --device option."""
+    choice = click.Choice(["cpu", "cuda"])
+    text = "Where the encoder runs."
+    return click.option("--device", type=choice, default="cpu", show_default=True, help=text)(
+        command
+    )
+
+
+def granularity_option(help: str) -> Callable[[Command], Command]:
+    """The --granularity option."""
+    return click.option("--granularity", type=Granularity(), metavar="1|1/2|1/4|1/8", help=help)
+
+
+def format_option(*formats: str) -> Callable[[Command], Command]:
+    """The --format option; the first format is the default."""
+    return click.option(
+        "--format", "output", type=click.Choice(formats), default=formats[0], show_default=True
+    )
+
+
+def search_options(command: Command) -> Command:
+    """The --dim and --shortlist options."""
+    for option in (
+        click.option("--shortlist", type=click.IntRange(1), help="Candidates of the 64-d stage."),
+        click.option("--dim", type=int, help="Dimension of the final scores: 512, 1536, ..."),
+    ):
+        command = option(command)
+    return command
