@@ -7,6 +7,7 @@ the same bytes of config, vocabulary and tensors give the same fingerprint.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Mapping
@@ -58,8 +59,8 @@ def load(directory: Path) -> Checkpoint:
         try:
             digest.update(hashlib.sha256((directory / name).read_bytes()).digest())
         except OSError as error:
-            raise WeightsError(f"{directory / name} cannot be read: {error.strerror}") from None
-    config = EncoderConfig.from_json((directory / CONFIG).read_text(encoding="utf-8"))
+            raise _unusable(directory / name, f"cannot be read: {error.strerror}") from None
+    config = _read_config(directory / CONFIG)
     tensors = _read_tensors(directory / WEIGHTS)
     _check_shapes(directory / WEIGHTS, config, tensors)
     return Checkpoint(directory, config, tensors, digest.hexdigest()[:16])
@@ -68,15 +69,26 @@ def load(directory: Path) -> Checkpoint:
 def save(
     directory: Path, config: EncoderConfig, tokenizer_json: str, tensors: Mapping[str, NDArray]
 ) -> None:
-    """Write a weights directory; a file replaces its old self only when complete."""
-    directory.mkdir(parents=True, exist_ok=True)
-    partial = directory / (WEIGHTS + ".partial")
-    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, partial)
-    os.replace(partial, directory / WEIGHTS)
-    for name, text in ((CONFIG, config.to_json()), (TOKENIZER, tokenizer_json)):
-        partial = directory / (name + ".partial")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, directory / name)
+    """Write a weights directory; files replace old ones only when all are complete.
+
+    Raises:
+        WeightsError: the directory cannot be written; what it held before is kept.
+    """
+    partial = {n: directory / (n + ".partial") for n in (WEIGHTS, CONFIG, TOKENIZER)}
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, partial[WEIGHTS])
+        partial[CONFIG].write_text(config.to_json(), encoding="utf-8")
+        partial[TOKENIZER].write_text(tokenizer_json, encoding="utf-8")
+        for name, path in partial.items():
+            os.replace(path, directory / name)
+    except (OSError, SafetensorError) as error:
+        for path in partial.values():
+            with contextlib.suppress(OSError):
+                path.unlink()
+        raise WeightsError(
+            f"{directory} could not be written ({error}); what it held before is kept"
+        ) from None
 
 
 def quantize_rows(tensors: Mapping[str, NDArray[np.float32]]) -> Tensors:
@@ -136,27 +148,44 @@ def expected_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def _unusable(path: Path, problem: str) -> WeightsError:
+    return WeightsError(f"{path} {problem}; export or copy these weights again")
+
+
+def _read_config(path: Path) -> EncoderConfig:
+    try:
+        return EncoderConfig.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, WeightsError) as error:
+        raise _unusable(path, f"cannot be used: {error}") from None
+
+
 def _read_tensors(path: Path) -> Tensors:
     try:
         with safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path} is not a readable safetensors file: {error}") from None
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _unusable(path, f"is not a readable safetensors file: {error}") from None
 
 
 def _check_shapes(path: Path, config: EncoderConfig, tensors: Tensors) -> None:
+    if config.n_layers > len(tensors):
+        raise _unusable(path, f"holds {len(tensors)} tensors, too few for {config.n_layers} layers")
     expected = expected_shapes(config)
-    scales = {n + SCALE: s[:1] for n, s in expected.items() if n + SCALE in tensors}
+    scales = {
+        name + SCALE: shape[:1]
+        for name, shape in expected.items()
+        if len(shape) == 2 and name + SCALE in tensors
+    }
     for name, shape in (expected | scales).items():
         found = tensors.get(name)
         if found is None or found.shape != shape:
-            what = "is missing" if found is None else f"has shape {found.shape}"
-            raise WeightsError(f"{path}: tensor {name} {what}, the config asks for {shape}")
-        wanted = (np.int8,) if name + SCALE in scales else (np.float32,)
-        if found.dtype not in wanted:
-            raise WeightsError(f"{path}: tensor {name} is {found.dtype}, expected {wanted[0]}")
+            what = "missing" if found is None else f"of shape {found.shape}"
+            raise _unusable(path, f"has tensor {name} {what}, where the config asks for {shape}")
+        wanted = np.dtype(np.int8 if name + SCALE in scales else np.float32)
+        if found.dtype != wanted:
+            raise _unusable(path, f"has tensor {name} as {found.dtype}, not {wanted}")
         if found.dtype == np.float32 and not np.isfinite(found).all():
-            raise WeightsError(f"{path}: tensor {name} holds NaN or infinite values")
+            raise _unusable(path, f"has NaN or infinite values in tensor {name}")
     unknown = sorted(set(tensors) - set(expected) - set(scales))
     if unknown:
-        raise WeightsError(f"{path}: unknown tensors: {', '.join(unknown[:3])}")
+        raise _unusable(path, f"has tensors unknown to the config: {', '.join(unknown[:3])}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from dataclasses import dataclass
@@ -54,16 +55,21 @@ class EncoderConfig:
             raise WeightsError(
                 f"encoder config: direction={self.direction!r} must be one of {DIRECTIONS}"
             )
+        if self.context < 2:
+            raise WeightsError(f"encoder config: context={self.context} must hold [CLS] and [SEP]")
+        if not 0 < self.norm_eps < math.inf:
+            raise WeightsError(f"encoder config: norm_eps={self.norm_eps} must be above 0")
         if not self.dims or list(self.dims) != sorted(set(self.dims)) or self.dims[0] < 1:
             raise WeightsError(f"encoder config: dims={self.dims} must rise")
         energy = self.prefix_energy
-        rises = list(energy) == sorted(set(energy)) and energy[0] > 0 if energy else False
+        rises = all(a < b for a, b in itertools.pairwise((0.0, *energy)))
         if len(energy) != len(self.dims) or not rises or not math.isclose(energy[-1], 1.0):
             raise WeightsError(
                 f"encoder config: prefix_energy={energy} must rise to 1, one value for each of "
                 f"the {len(self.dims)} dims"
             )
-        if any(self.nheads % g or self.d_mlp % g for g in self.granularities):
+        divides = [g >= 1 and not (self.nheads % g or self.d_mlp % g) for g in self.granularities]
+        if not divides or not all(divides):
             raise WeightsError(
                 f"encoder config: granularities={self.granularities} must divide the "
                 f"{self.nheads} heads and the MLP width {self.d_mlp}"
@@ -130,7 +136,7 @@ class EncoderConfig:
         """
         try:
             raw = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise WeightsError(f"encoder config is not JSON: {error}") from None
         if not isinstance(raw, dict):
             raise WeightsError("encoder config must be a JSON object")
@@ -145,7 +151,7 @@ class EncoderConfig:
 def _coerce(name: str, value: object, default: object) -> object:
     if isinstance(default, tuple) and isinstance(value, list):
         return tuple(_coerce(name, item, default[0]) for item in value)
-    if isinstance(default, float) and isinstance(value, int | float):
+    if isinstance(default, float) and type(value) is int and abs(value) < 2**53:
         return float(value)
     if type(value) is not type(default):
         raise WeightsError(f"encoder config: {name} must be {type(default).__name__}")

@@ -106,7 +106,9 @@ def _jsonl_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, ...
                 if missing:
                     raise TrainingError(f"{path}:{number}: no field {', '.join(missing)}")
                 yield tuple(record[c] for c in columns)
-    except (ValueError, OSError) as error:
+    except json.JSONDecodeError as error:
+        raise TrainingError(f"{path}:{number}: not JSON: {error}") from None
+    except (ValueError, OSError, RecursionError) as error:
         raise TrainingError(f"{path} cannot be read as JSONL: {error}") from None
 
 

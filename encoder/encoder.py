@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from adaptive_search.encoder import checkpoint
 from adaptive_search.encoder.config import EncoderConfig
 from adaptive_search.encoder.tokenizer import Ids, Tokenizer
-from adaptive_search.errors import BackendUnavailable, QueryError
+from adaptive_search.errors import BackendUnavailable, QueryError, WeightsError
 
 if TYPE_CHECKING:
     from adaptive_search.encoder.selection import Selection
@@ -62,6 +62,11 @@ class Encoder:
         self.fingerprint: str = weights.fingerprint
         self.directory: Path = weights.directory
         self.tokenizer = Tokenizer.load(weights.directory / checkpoint.TOKENIZER)
+        if self.tokenizer.vocab_size > self.config.vocab_size:
+            raise WeightsError(
+                f"{weights.directory}: the tokenizer has {self.tokenizer.vocab_size} ids, the "
+                f"model {self.config.vocab_size}; export or copy these weights again"
+            )
         self.device = device
         self.threads = threads or available_threads()
         self._engine = _make_engine(weights, device)
@@ -174,8 +179,14 @@ class Encoder:
 
         Returns:
             float32 (..., dim), unit length.
+
+        Raises:
+            DimensionError: dim is not a nesting dimension.
+            QueryError: the vectors are shorter than dim.
         """
         self.config.bands_of(dim)
+        if vectors.shape[-1] < dim:
+            raise QueryError(f"vectors of {vectors.shape[-1]} dims hold no {dim}-dim embedding")
         prefix = vectors[..., :dim]
         length = np.linalg.norm(prefix, axis=-1, keepdims=True)
         return prefix / np.maximum(length, np.finfo(np.float32).tiny)
@@ -231,5 +242,8 @@ def _make_engine(weights: checkpoint.Checkpoint, device: str) -> Engine:
     from adaptive_search.kernels.native import Engine as NativeEngine
 
     tensors = checkpoint.dequantize(weights.tensors, keep=frozenset({EMBEDDING}))
-    engine: Engine = NativeEngine(weights.config.to_dict(), tensors)
+    try:
+        engine: Engine = NativeEngine(weights.config.to_dict(), tensors)
+    except ValueError as error:
+        raise WeightsError(f"{weights.directory} cannot be used: {error}") from None
     return engine

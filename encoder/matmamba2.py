@@ -17,7 +17,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from adaptive_search.kernels.torch_ops import causal_conv1d_silu, gated_rms_norm, rms_norm, ssd_scan
+from adaptive_search.kernels.torch_ops import (
+    causal_conv1d_silu,
+    gated_rms_norm,
+    gated_rms_norm_plain,
+    rms_norm,
+    ssd_scan,
+)
 
 
 class NestedWeights(NamedTuple):
@@ -98,8 +104,11 @@ class MatMamba2(nn.Module):
         """Heads of the sub-model with d_model / mrl_level, or of `mixnmatch_dims`.
 
         Raises:
-            ValueError: the width is not a whole number of heads of each group.
+            ValueError: mrl_level is below 1, or the width is not a whole number of heads
+                of each group.
         """
+        if mrl_level < 1:
+            raise ValueError(f"mrl_level={mrl_level} must be at least 1")
         width = self.mixnmatch_dims if self.mixnmatch else self.d_model // mrl_level
         exact = self.mixnmatch or self.d_model % mrl_level == 0
         inner = self.expand * width
@@ -157,5 +166,12 @@ class MatMamba2(nn.Module):
             self.D[:heads],
             chunk_size=self.chunk_size,
         )
-        gated = gated_rms_norm(y.flatten(-2), z, weights.norm, self.norm.eps)
-        return F.linear(gated, weights.out_proj)
+        return F.linear(self._gated_norm(y.flatten(-2), z, weights.norm), weights.out_proj)
+
+    def _gated_norm(self, y: Tensor, z: Tensor, weight: Tensor) -> Tensor:
+        """Gate and normalise, each group of heads by itself."""
+        if self.ngroups == 1:
+            return gated_rms_norm(y, z, weight, self.norm.eps)
+        groups = (self.ngroups, y.shape[-1] // self.ngroups)
+        y, z, weight = (t.unflatten(-1, groups) for t in (y, z, weight))
+        return gated_rms_norm_plain(y, z, weight, self.norm.eps).flatten(-2)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from adaptive_search.encoder.config import EncoderConfig
-from adaptive_search.errors import TrainingError
+from adaptive_search.errors import TrainingError, WeightsError
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,14 @@ class Stage:
     consistency: float = 0.0
     granularity: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that no stage can have."""
+        _check_numbers(self, at_least_one=("steps", "batch_tokens"))
+        if self.max_tokens < 2:
+            raise TrainingError(f"recipe: max_tokens={self.max_tokens} must hold [CLS] and [SEP]")
+        if self.pairs_share > 1:
+            raise TrainingError(f"recipe: pairs_share={self.pairs_share} must be at most 1")
+
     @property
     def needs_teacher(self) -> bool:
         """Whether any of the teacher's losses is on."""
@@ -52,6 +61,12 @@ class Recipe:
     checkpoint_steps: int = 100
     weight_decay: float = 0.01
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that no run can have."""
+        _check_numbers(self, at_least_one=("survey_batches", "checkpoint_steps"))
+        if not self.stages:
+            raise TrainingError("recipe: stages must hold at least one stage")
+
     def to_json(self) -> str:
         """The recipe as JSON."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
@@ -68,8 +83,24 @@ class Recipe:
             stages = tuple(Stage(**stage) for stage in raw.pop("stages"))
             config = EncoderConfig.from_json(json.dumps(raw.pop("config", {})))
             return cls(stages=stages, config=config, **raw)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (
+            *(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError),
+            *(TrainingError, WeightsError),
+        ) as error:
             raise TrainingError(f"{path} is not a training recipe: {error}") from None
+
+
+def _check_numbers(settings: Stage | Recipe, *, at_least_one: tuple[str, ...]) -> None:
+    kinds = {"int": (int,), "float": (int, float), "bool": (bool,)}
+    for setting in dataclasses.fields(settings):
+        name, value = setting.name, getattr(settings, setting.name)
+        if str(setting.type) not in kinds:
+            continue
+        if type(value) not in kinds[str(setting.type)]:
+            raise TrainingError(f"recipe: {name}={value!r} must be of type {setting.type}")
+        least = 1 if name in at_least_one else 0
+        if not least <= value < math.inf:
+            raise TrainingError(f"recipe: {name}={value} must be at least {least}")
 
 
 def shipped_recipe() -> Path:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,18 @@ class Measurement:
     accuracy: float
     latency_ms: float
 
+    def __post_init__(self) -> None:
+        """Refuse what is not a number, since measurements are read from disk.
+
+        Raises:
+            ValueError: a field is no finite number, or a size no whole one.
+        """
+        sizes, figures = (self.dim, self.granularity), (self.accuracy, self.latency_ms)
+        whole = all(type(size) is int for size in sizes)
+        real = all(type(x) in (int, float) and math.isfinite(x) for x in figures)
+        if not (whole and real):
+            raise ValueError(f"{self} must hold numbers")
+
     @property
     def bytes_per_vector(self) -> int:
         """Bytes of a stored vector at this dimension."""
@@ -55,8 +68,11 @@ def read_measurements(weights: Path) -> tuple[str, list[Measurement]]:
     path = weights / MEASUREMENTS
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        return str(raw["source"]), [Measurement(**row) for row in raw["rows"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        rows = [Measurement(**row) for row in raw["rows"]]
+        if not rows:
+            raise ValueError("it has no rows")
+        return str(raw["source"]), rows
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise WeightsError(
             f"{path} holds no measurements ({error}); make them with benchmarks/quality.py"
         ) from None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from safetensors import SafetensorError
 from torch import Tensor
 
 from adaptive_search.errors import MissingExtra, TrainingError
@@ -29,8 +30,9 @@ class Teacher:
             raise MissingExtra("transformers", "train") from None
         try:
             self._model = AutoModel.from_pretrained(str(directory), local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise TrainingError(f"{directory} holds no teacher: {error}") from None
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+            reason = " ".join(str(error).split())  # some have lines
+            raise TrainingError(f"{directory} holds no teacher: {reason}") from None
         self._model.eval().requires_grad_(False).to(device)
         self._device = device
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -26,9 +27,12 @@ from adaptive_search.encoder.model import MatMambaEncoder
 from adaptive_search.encoder.recipe import Recipe, Stage
 from adaptive_search.encoder.teacher import Teacher, default_teacher_dir
 from adaptive_search.encoder.tokenizer import Tokenizer
-from adaptive_search.errors import TrainingError
+from adaptive_search.errors import TrainingError, WeightsError
 
 STATE = "state.safetensors"
+
+# What a damaged or foreign state file raises.
+_UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,8 @@ class Trainer:
         directory = teacher or default_teacher_dir()
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.teacher = Teacher(directory, self.device)
-        self.tokenizer_json = (directory / "tokenizer.json").read_text(encoding="utf-8")
         self.tokenizer = Tokenizer.load(directory / "tokenizer.json")
+        self.tokenizer_json = (directory / "tokenizer.json").read_text(encoding="utf-8")
         self.texts = find_files(data, "text")
         self.pairs = find_files(data, "pairs")
         width, d_model = self.teacher.width, recipe.config.d_model
@@ -125,14 +129,14 @@ class Trainer:
             batch = next(batches)
             parts = self._losses(stage, batch)
             total = torch.stack(list(parts.values())).sum()
-            if not torch.isfinite(total):
-                raise TrainingError(
-                    f"the loss of stage {self.stage} step {self.step} is not finite; the "
-                    f"checkpoint before it is in {self.run}. Lower learning_rate and resume"
-                )
             optimizer.zero_grad(set_to_none=True)
             total.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(self._parameters(), 1.0)
+            norm = nn.utils.clip_grad_norm_(self._parameters(), 1.0)
+            if not (torch.isfinite(total) and torch.isfinite(norm)):
+                raise TrainingError(
+                    f"the loss of stage {self.stage} step {self.step}, or its gradient, is not "
+                    f"finite; the last checkpoint is in {self.run}. Lower learning_rate and resume"
+                )
             optimizer.step()
             self.step += 1
             tokens = sum(b.tokens for b in batch)
@@ -297,16 +301,17 @@ class Trainer:
 
     def _save(self, optimizer: torch.optim.Optimizer) -> None:
         """Replace the checkpoint at once; the old one stays whole until then."""
-        self.run.mkdir(parents=True, exist_ok=True)
         position = {"stage": self.stage, "step": self.step, "tokens": self.tokens}
         metadata = {"position": json.dumps(position), "config": self.recipe.config.to_json()}
         partial = self.run / (STATE + ".partial")
         try:
+            self.run.mkdir(parents=True, exist_ok=True)
             save_file(self._named_state(optimizer), partial, metadata)
             os.replace(partial, self.run / STATE)
             (self.run / "recipe.json").write_text(self.recipe.to_json(), encoding="utf-8")
         except (OSError, SafetensorError) as error:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink()
             raise TrainingError(
                 f"the checkpoint in {self.run} could not be written ({error}); the one before "
                 "it is kept"
@@ -320,17 +325,21 @@ class Trainer:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 self._saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if EncoderConfig.from_json(metadata["config"]) != self.recipe.config:
+                raise TrainingError(
+                    f"{path} was made with another encoder config; choose another run directory"
+                )
             position = json.loads(metadata["position"])
-            saved_config = EncoderConfig.from_json(metadata["config"])
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
-            raise TrainingError(f"{path} is not a checkpoint: {error}") from None
-        if saved_config != self.recipe.config:
-            raise TrainingError(f"{path} was made with another encoder config")
-        self.model.load_state_dict(_part(self._saved, "model."))
-        self.maps.load_state_dict(_part(self._saved, "maps."))
-        self.rotation = self._saved["rotation"].to(self.device)
-        self.stage, self.step = int(position["stage"]), int(position["step"])
-        self.tokens = int(position["tokens"])
+            self.stage, self.step = int(position["stage"]), int(position["step"])
+            self.tokens = int(position["tokens"])
+            self.model.load_state_dict(_part(self._saved, "model."))
+            self.maps.load_state_dict(_part(self._saved, "maps."))
+            self.rotation = self._saved["rotation"].to(self.device)
+        except (*_UNREADABLE, WeightsError) as error:
+            reason = " ".join(str(error).split())  # PyTorch's has lines
+            raise TrainingError(
+                f"{path} is not a checkpoint: {reason}; remove it to start again"
+            ) from None
         return True
 
     def _load_optimizer(self, optimizer: torch.optim.Optimizer) -> None:

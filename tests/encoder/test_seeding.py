@@ -1,0 +1,122 @@
+"""Seeding: a model that starts as the teacher's vocabulary, weighted by rarity."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from adaptive_search.encoder import seeding  # noqa: E402
+from adaptive_search.encoder.config import EncoderConfig  # noqa: E402
+from adaptive_search.encoder.data import TokenBatch, pad  # noqa: E402
+from adaptive_search.encoder.model import MatMambaEncoder  # noqa: E402
+
+WIDTH, VOCAB = 32, 60
+
+
+class Bag:
+    """A teacher whose vector of a text is the mean of its tokens' vectors."""
+
+    width, vocab_size = WIDTH, VOCAB
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(4)
+        # Directions of unequal importance, so that the leading ones are well defined.
+        self.table = torch.randn(VOCAB, WIDTH, generator=generator) * 0.9 ** torch.arange(WIDTH)
+
+    def states(self, ids: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens = self.table[ids]
+        mask = torch.arange(ids.shape[1]) < lengths.unsqueeze(1)
+        pooled = (tokens * mask.unsqueeze(-1)).sum(1)
+        return tokens, torch.nn.functional.normalize(pooled, dim=-1)
+
+
+@pytest.fixture
+def sample() -> list[TokenBatch]:
+    """Texts in which the id 5 is frequent and the ids from 40 on never stand."""
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(0, 40, 9).astype(np.int32) for _ in range(64)]
+    for text in texts:
+        text[::3] = 5
+    return [pad(texts[:32]), pad(texts[32:])]
+
+
+@pytest.fixture
+def space(sample: list[TokenBatch]) -> seeding.TeacherSpace:
+    return seeding.survey(Bag(), sample)  # type: ignore[arg-type]
+
+
+def test_directions_are_the_principal_ones(
+    space: seeding.TeacherSpace, sample: list[TokenBatch]
+) -> None:
+    torch.testing.assert_close(space.rotation @ space.rotation.T, torch.eye(WIDTH))
+    vectors = torch.cat(
+        [Bag().states(torch.from_numpy(b.ids), torch.from_numpy(b.lengths))[1] for b in sample]
+    )
+    energy = (vectors @ space.rotation).square().sum(0)
+    assert (energy.diff() <= 1e-4).all()
+
+
+def test_rare_tokens_weigh_more_and_padding_is_not_counted(space: seeding.TeacherSpace) -> None:
+    assert space.log_weight.shape == (VOCAB,)
+    assert space.log_weight.argmin() == 5
+    assert (space.log_weight[40:] == space.log_weight.max()).all()
+    assert space.log_weight[0] > space.log_weight[5]
+
+
+def test_each_vocabulary_entry_is_framed_alone() -> None:
+    outputs = seeding.vocabulary_outputs(Bag(), cls_id=2, sep_id=3)  # type: ignore[arg-type]
+    assert outputs.shape == (VOCAB, WIDTH)
+    want = Bag().states(torch.tensor([[2, 17, 3]]), torch.tensor([3]))[1][0]
+    torch.testing.assert_close(outputs[17], want)
+
+
+def make_seeded(
+    config: EncoderConfig, space: seeding.TeacherSpace, dims: tuple[int, ...]
+) -> MatMambaEncoder:
+    sizes = dataclasses.replace(config, vocab_size=VOCAB, dims=dims)
+    model = MatMambaEncoder(sizes)
+    seeding.seed(model, Bag().table.clone(), space)
+    return model
+
+
+@pytest.mark.parametrize("dims", [(8, 16, 32), (8, 16, 48), (8, 16, 80)])
+def test_a_seeded_model_sees_texts_much_as_its_teacher(
+    config: EncoderConfig,
+    space: seeding.TeacherSpace,
+    sample: list[TokenBatch],
+    dims: tuple[int, ...],
+) -> None:
+    model = make_seeded(config, space, dims)
+    ids, lengths = torch.from_numpy(sample[0].ids), torch.from_numpy(sample[0].lengths)
+    with torch.no_grad():
+        vectors = model(ids, lengths)
+    torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(len(ids)))
+    pairs = torch.triu_indices(len(ids), len(ids), 1)
+    teacher = Bag().states(ids, lengths)[1]
+    ours, theirs = ((x @ x.T)[pairs[0], pairs[1]] for x in (vectors, teacher))
+    assert float(torch.corrcoef(torch.stack([ours, theirs]))[0, 1]) > 0.3
+
+
+def test_the_direction_of_frequency_is_for_pooling_alone(
+    config: EncoderConfig, space: seeding.TeacherSpace
+) -> None:
+    model = make_seeded(config, space, (8, 16, 48))
+    for head in model.heads:
+        assert (head.weight[:, -1] == 0).all()
+        gram = head.weight[:, :-1] @ head.weight[:, :-1].T
+        assert torch.linalg.matrix_norm(gram, 2) < 1.0001  # rows of a rotation, or fewer
+    query = model.pooling["query"]
+    assert (query[:, :-1] == 0).all() and (query[:, -1] > 0).all()
+    last = model.embedding.weight[:, -1]
+    assert last[5] == last.min()
+    assert float(last.mean().detach()) == pytest.approx(0, abs=1e-5)
+
+
+def test_seeding_twice_gives_the_same(config: EncoderConfig, space: seeding.TeacherSpace) -> None:
+    first, second = (make_seeded(config, space, (8, 16, 48)) for _ in range(2))
+    for name in ("embedding.weight", "pooling.query", "heads.2.weight"):
+        assert torch.equal(first.state_dict()[name], second.state_dict()[name])
