@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,9 +53,8 @@ def benchmark_index(index: AdaptiveIndex, count: int) -> tuple[pd.DataFrame, Cel
     for dim in index.dims:
         for label, exact in (("funnel", False), ("exact", True)):
             if label == "exact" or dim in (512, last):
-                times = latencies(
-                    lambda q, d=dim, e=exact: searcher.search(q, 10, dim=d, exact=e), vectors
-                )
+                search = partial(searcher.search, k=10, dim=dim, exact=exact)
+                times = latencies(search, vectors)
                 p50, p99 = np.percentile(times, (50, 99))
                 rows.append((f"search, {label}, {dim} dims, p50", p50, "ms"))
                 rows.append((f"search, {label}, {dim} dims, p99", p99, "ms"))
@@ -66,7 +66,7 @@ def _throughput(index: AdaptiveIndex, granularity: int) -> float:
     """Median tokens a second over batches of passages of equal length."""
     vocabulary = index.encoder.config.vocab_size
     rng = np.random.default_rng(0)
-    ids = rng.integers(1000, vocabulary, (PASSAGES, PASSAGE_TOKENS), dtype=np.int32)
+    ids = rng.integers(vocabulary, size=(PASSAGES, PASSAGE_TOKENS), dtype=np.int32)
     return (
         PASSAGES
         * PASSAGE_TOKENS

@@ -18,7 +18,7 @@ GRANULARITIES = {"1": 1, "1/2": 2, "1/4": 4, "1/8": 8}
 Command = Callable[..., Any]
 
 
-class Granularity(click.ParamType):
+class Granularity(click.ParamType):  # type: ignore[type-arg] # generic since click 8.4
     """A width of the encoder: 1, 1/2, 1/4 or 1/8."""
 
     name = "width"

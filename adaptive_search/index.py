@@ -163,11 +163,10 @@ class AdaptiveIndex:
         ):
             if asked is None or asked == own:
                 continue
-            if name == "granularity":
-                asked, own = granularity_name(asked), granularity_name(spec.granularity)
+            shown: Callable[[Any], str] = granularity_name if name == "granularity" else str
             raise StoreError(
-                f"{self.path} was made with {name} {own}, not {asked}; leave {name} out, or make "
-                "another index"
+                f"{self.path} was made with {name} {shown(own)}, not {shown(asked)}; "
+                f"leave {name} out, or make another index"
             )
 
     def __len__(self) -> int:

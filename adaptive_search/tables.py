@@ -52,7 +52,8 @@ def to_csv(tables: Mapping[str, pd.DataFrame]) -> str:
         frame = pd.concat(named, ignore_index=True) if named else pd.DataFrame({"table": []})
         frame = frame.convert_dtypes()  # whole numbers stay whole beside what is missing
         frame.insert(0, "table", frame.pop("table"))
-    return frame.to_csv(index=False, lineterminator="\n")
+    text: str = frame.to_csv(index=False, lineterminator="\n")
+    return text
 
 
 def to_records(table: pd.DataFrame, columns: Sequence[str]) -> list[dict[str, Any]]:

@@ -70,7 +70,7 @@ def measure(engine: native.Engine, texts: int, tokens: int, repeats: int) -> lis
     """Median and best tokens per second of each granularity."""
     ids = np.random.default_rng(1).integers(0, CONFIG.vocab_size, texts * tokens, dtype=np.int32)
     offsets = np.arange(texts + 1, dtype=np.int64) * tokens
-    rows = []
+    rows: list[dict[str, float]] = []
     for granularity in CONFIG.granularities:
         heads = np.full(CONFIG.n_layers, CONFIG.nheads // granularity, np.int32)
         seconds = []

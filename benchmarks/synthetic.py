@@ -81,7 +81,8 @@ class SyntheticVectors:
             [self._noise(np.random.default_rng((self._seed, 3, a)), 1) for a in first]
         )
         topics = self._topics[self._topic_of[articles]]
-        return self._common + topics + ARTICLE * shared[inverse] + OWN * own
+        vectors = self._common + topics + ARTICLE * shared[inverse] + OWN * own
+        return np.asarray(vectors, dtype=np.float32)
 
     def _seeded_noise(self, kind: int, keys: NDArray[np.int64]) -> NDArray[np.float32]:
         """Noise that depends on the key alone, so that a row is the same in every block."""

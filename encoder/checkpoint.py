@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +68,7 @@ def load(directory: Path) -> Checkpoint:
 
 
 def save(
-    directory: Path, config: EncoderConfig, tokenizer_json: str, tensors: Mapping[str, NDArray]
+    directory: Path, config: EncoderConfig, tokenizer_json: str, tensors: Mapping[str, NDArray[Any]]
 ) -> None:
     """Write a weights directory; files replace old ones only when all are complete.
 
@@ -108,7 +109,9 @@ def quantize_rows(tensors: Mapping[str, NDArray[np.float32]]) -> Tensors:
     return result
 
 
-def dequantize(tensors: Mapping[str, NDArray], *, keep: frozenset[str] = frozenset()) -> Tensors:
+def dequantize(
+    tensors: Mapping[str, NDArray[Any]], *, keep: frozenset[str] = frozenset()
+) -> Tensors:
     """Float32 tensors from int8 rows and scales, except those named in keep."""
     result: Tensors = {}
     for name, tensor in tensors.items():

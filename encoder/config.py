@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from adaptive_search.errors import DimensionError, QueryError, WeightsError
 
@@ -144,7 +145,9 @@ class EncoderConfig:
         unknown = sorted(set(raw) - set(fields))
         if unknown:
             raise WeightsError(f"encoder config has unknown fields: {', '.join(unknown)}")
-        values = {name: _coerce(name, value, fields[name]) for name, value in raw.items()}
+        values: dict[str, Any] = {
+            name: _coerce(name, value, fields[name]) for name, value in raw.items()
+        }
         return cls(**values)
 
 

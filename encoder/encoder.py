@@ -189,7 +189,8 @@ class Encoder:
             raise QueryError(f"vectors of {vectors.shape[-1]} dims hold no {dim}-dim embedding")
         prefix = vectors[..., :dim]
         length = np.linalg.norm(prefix, axis=-1, keepdims=True)
-        return prefix / np.maximum(length, np.finfo(np.float32).tiny)
+        unit: Vectors = prefix / np.maximum(length, np.finfo(np.float32).tiny)
+        return unit
 
     def select_optimal_dimension(
         self,

@@ -63,7 +63,8 @@ class Block(nn.Module):
             x = x + self.mixer(u.gather(1, index), mrl_level).gather(1, index)
         else:
             x = x + self.mixer(u, mrl_level)
-        return x + self.mlp(self.mlp_norm(x), mrl_level)
+        wide: Tensor = self.mlp(self.mlp_norm(x), mrl_level)
+        return x + wide
 
 
 class MatMambaEncoder(nn.Module):

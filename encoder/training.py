@@ -265,9 +265,10 @@ class Trainer:
         seeding.seed(self.model, table, space)
         self.rotation = space.rotation.to(self.device)
         with torch.no_grad():
-            self.maps["token"].weight.copy_(space.rotation)
-            heads = torch.cat([head.weight.cpu() for head in self.model.heads])  # type: ignore[operator]
-            self.maps["pooled"].weight.copy_(space.rotation @ torch.linalg.pinv(heads))
+            self.maps["token"].weight.copy_(space.rotation)  # type: ignore[operator]
+            heads = torch.cat([weight.cpu() for weight in self.model.heads.parameters()])
+            pooled = space.rotation @ torch.linalg.pinv(heads)
+            self.maps["pooled"].weight.copy_(pooled)  # type: ignore[operator]
 
     def _parameters(self) -> list[nn.Parameter]:
         return [*self.model.parameters(), *self.maps.parameters()]

@@ -1,10 +1,13 @@
 """Types of the extension module that CMakeLists.txt builds from csrc/."""
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+training: ModuleType  # of training_ops.py alone, which says what its functions take
 
 class Engine:
     """The encoder's forward pass over packed texts.

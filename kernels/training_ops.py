@@ -26,7 +26,7 @@ def _native() -> ModuleType | None:
         from adaptive_search.kernels import _native as module
     except ImportError:
         return None
-    return cast(ModuleType, module.training)
+    return module.training
 
 
 def _kernels() -> ModuleType:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
-import torch
-from torch import Tensor
 
-from adaptive_search.encoder.config import EncoderConfig
-from adaptive_search.encoder.model import MatMambaEncoder
-from adaptive_search.kernels import torch_ops, training_ops
+torch = pytest.importorskip("torch")
+
+from torch import Tensor  # noqa: E402
+
+from adaptive_search.encoder.config import EncoderConfig  # noqa: E402
+from adaptive_search.encoder.model import MatMambaEncoder  # noqa: E402
+from adaptive_search.kernels import torch_ops, training_ops  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     not training_ops.supports(torch.zeros(1)), reason="the native module is not built"
