@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import string
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from tokenizers import Tokenizer as RustTokenizer
@@ -11,6 +13,9 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
+from adaptive_search.encoder import checkpoint
+from adaptive_search.encoder.config import EncoderConfig
+from adaptive_search.encoder.encoder import Encoder
 from adaptive_search.encoder.tokenizer import Tokenizer
 
 # A busy machine is no failure.
@@ -32,3 +37,35 @@ def tokenizer() -> Tokenizer:
     rust.normalizer = BertNormalizer(lowercase=True)
     rust.pre_tokenizer = BertPreTokenizer()
     return Tokenizer(rust)
+
+
+@pytest.fixture(scope="session")
+def tiny_weights_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    """Weights of one small block, random, with the seven dims and four widths of the real ones."""
+    config = EncoderConfig(
+        vocab_size=tokenizer.vocab_size,
+        d_model=32,
+        n_layers=1,
+        d_state=8,
+        headdim=8,
+        context=512,
+    )
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: rng.standard_normal(shape).astype(np.float32) * (0.3 if len(shape) > 1 else 0.05)
+        for name, shape in checkpoint.expected_shapes(config).items()
+    }
+    # Word identity must outweigh what the random block makes of it.
+    tensors["embedding.weight"] *= 10
+    for name in tensors:
+        if name.endswith("norm.weight"):
+            tensors[name] = np.ones_like(tensors[name])
+    directory = tmp_path_factory.mktemp("tiny") / "weights"
+    checkpoint.save(directory, config, tokenizer._rust.to_str(), tensors)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tiny_weights_dir: Path) -> Encoder:
+    """The encoder of these weights, on one thread."""
+    return Encoder.load(tiny_weights_dir, threads=1)
