@@ -61,7 +61,7 @@ def main(debug: bool) -> None:
     type=click.FloatRange(min=0, min_open=True),
     default=64,
     show_default=True,
-    help="Megabytes of a file, or of a record of a streamed one, that may be held in memory.",
+    help="MiB of a file, or of a record of a streamed one, that may be held in memory.",
 )
 @click.option("--wait", is_flag=True, help="Wait for another writer instead of failing.")
 @weights_option
@@ -99,7 +99,7 @@ def index(
             include=include,
             exclude=exclude,
             hidden=hidden,
-            max_file_bytes=int(max_file_size * 1e6),
+            max_file_bytes=int(max_file_size * (1 << 20)),
         )
     if output == "json":
         click.echo(json.dumps(summary.to_dict()))

@@ -167,8 +167,8 @@ def test_index_takes_patterns(corpus: Path, run: Run) -> None:
     assert found.json["indexed"] == 2 + 1  # .gitignore itself is a hidden text file
     found = run("index", corpus, "--index", "b", "--include", "*.md", "--format", "json")
     assert found.json["indexed"] == 1
-    found = run("index", corpus, "--index", "c", "--max-file-size", "0.00003", "--format", "json")
-    assert [item["path"] for item in found.json["skipped"]] == ["plants.txt"]
+    found = run("index", corpus, "--index", "c", "--max-file-size", "0.00002", "--format", "json")
+    assert [item["path"] for item in found.json["skipped"]] == ["deep/sun.md", "plants.txt"]
 
 
 def test_a_corpus_that_gives_nothing_leaves_no_index(here: Path, run: Run) -> None:
