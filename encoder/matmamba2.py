@@ -172,6 +172,5 @@ class MatMamba2(nn.Module):
         """Gate and normalise, each group of heads by itself."""
         if self.ngroups == 1:
             return gated_rms_norm(y, z, weight, self.norm.eps)
-        groups = (self.ngroups, y.shape[-1] // self.ngroups)
-        y, z, weight = (t.unflatten(-1, groups) for t in (y, z, weight))
+        y, z, weight = (t.view(*t.shape[:-1], self.ngroups, -1) for t in (y, z, weight))
         return gated_rms_norm_plain(y, z, weight, self.norm.eps).flatten(-2)

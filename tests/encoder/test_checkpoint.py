@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import struct
 from collections.abc import Callable
@@ -260,7 +261,7 @@ def test_a_failed_save_keeps_the_old_weights(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    where = {"save_file": checkpoint, "replace": checkpoint.os, "write_text": Path}[failing]
+    where = {"save_file": checkpoint, "replace": os, "write_text": Path}[failing]
     with monkeypatch.context() as patch:
         patch.setattr(where, failing, full)
         with pytest.raises(WeightsError, match="No space left on device.*is kept"):

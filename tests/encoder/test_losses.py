@@ -8,14 +8,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch import Tensor  # noqa: E402
+
 from adaptive_search.encoder import losses  # noqa: E402
 
 DIMS = (4, 8, 16)
 
 
-def unit(*shape: int, seed: int = 0) -> torch.Tensor:
+def unit(*shape: int, seed: int = 0) -> Tensor:
     drawn = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-    return torch.nn.functional.normalize(drawn, dim=-1)
+    result: Tensor = torch.nn.functional.normalize(drawn, dim=-1)
+    return result
 
 
 def test_slices_are_prefixes_of_unit_length() -> None:
@@ -85,6 +88,7 @@ def test_consistency_vanishes_where_every_slice_agrees() -> None:
     loss = losses.consistency(vectors, DIMS)
     loss.backward()
     assert float(loss.detach()) > 1e-3
+    assert vectors.grad is not None
     assert (vectors.grad[:, 8:] == 0).all()  # the full vector is the target, not the pupil
 
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
+from torch import Tensor  # noqa: E402
+
 from adaptive_search.encoder.matmamba2 import MatMamba2  # noqa: E402
 from adaptive_search.kernels import torch_ops  # noqa: E402
 
@@ -45,15 +47,17 @@ def step_by_step(block: MatMamba2, u: Array, heads: int | None = None) -> Array:
 
     def project(part: str, t: int) -> Array:
         begin = starts[part]
-        return weight["in_proj.weight"][begin : begin + rows[part]] @ u[t]
+        projected: Array = weight["in_proj.weight"][begin : begin + rows[part]] @ u[t]
+        return projected
 
     def convolved(t: int) -> Array:
-        total = weight["conv1d.bias"].copy()
+        total: Array = weight["conv1d.bias"].copy()
         taps = weight["conv1d.weight"].shape[2]
         for back in range(min(taps, t + 1)):
             past = np.concatenate([project(part, t - back) for part in "xBC"])
             total += weight["conv1d.weight"][:, 0, taps - 1 - back] * past
-        return total / (1 + np.exp(-total))
+        activated: Array = total / (1 + np.exp(-total))
+        return activated
 
     active = heads or H
     state = np.zeros((active, P, N))
@@ -270,13 +274,14 @@ def test_gradients_reach_every_weight_of_the_level() -> None:
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().max() > 0, name
+    assert block.out_proj.weight.grad is not None
     assert (block.out_proj.weight.grad[:, block.d_inner // 2 :] == 0).all()
 
 
 # -- CUDA: the fused scan by its exact symbol, tensors that only claim to be there -----------
 
 
-class OnCuda(torch.Tensor):  # type: ignore[misc]
+class OnCuda(Tensor):
     """A tensor of the CPU that says it lies on a GPU."""
 
     is_cuda = True  # type: ignore[assignment]
@@ -323,7 +328,7 @@ def test_the_fused_scan_is_for_cuda_only(fake_mamba_ssm: types.ModuleType) -> No
     assert fused.calls == 0
     got = torch_ops.ssd_scan(*(a.as_subclass(OnCuda) for a in arguments))
     assert fused.calls == 1
-    torch.testing.assert_close(got.as_subclass(torch.Tensor), want, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(got.as_subclass(Tensor), want, rtol=1e-5, atol=1e-6)
 
 
 def test_a_package_of_that_name_without_the_scan_is_not_taken(
@@ -332,7 +337,7 @@ def test_a_package_of_that_name_without_the_scan_is_not_taken(
     arguments = scan_arguments()
     got = torch_ops.ssd_scan(*(a.as_subclass(OnCuda) for a in arguments))
     want = torch_ops.ssd_scan(*arguments)
-    torch.testing.assert_close(got.as_subclass(torch.Tensor), want, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(got.as_subclass(Tensor), want, rtol=1e-5, atol=1e-6)
 
 
 def test_a_whole_block_takes_the_fused_scan_on_cuda(fake_mamba_ssm: types.ModuleType) -> None:
@@ -343,7 +348,7 @@ def test_a_whole_block_takes_the_fused_scan_on_cuda(fake_mamba_ssm: types.Module
     assert fused.calls == 0
     got = block(u.as_subclass(OnCuda))
     assert fused.calls == 1
-    torch.testing.assert_close(got.as_subclass(torch.Tensor), want, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(got.as_subclass(Tensor), want, rtol=1e-5, atol=1e-6)
 
 
 # -- the original, where it is installed -------------------------------------------------------

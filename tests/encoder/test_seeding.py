@@ -9,6 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch import Tensor  # noqa: E402
+
 from adaptive_search.encoder import seeding  # noqa: E402
 from adaptive_search.encoder.config import EncoderConfig  # noqa: E402
 from adaptive_search.encoder.data import TokenBatch, pad  # noqa: E402
@@ -27,7 +29,7 @@ class Bag:
         # Directions of unequal importance, so that the leading ones are well defined.
         self.table = torch.randn(VOCAB, WIDTH, generator=generator) * 0.9 ** torch.arange(WIDTH)
 
-    def states(self, ids: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def states(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         tokens = self.table[ids]
         mask = torch.arange(ids.shape[1]) < lengths.unsqueeze(1)
         pooled = (tokens * mask.unsqueeze(-1)).sum(1)
@@ -105,9 +107,11 @@ def test_the_direction_of_frequency_is_for_pooling_alone(
     config: EncoderConfig, space: seeding.TeacherSpace
 ) -> None:
     model = make_seeded(config, space, (8, 16, 48))
-    for head in model.heads:
-        assert (head.weight[:, -1] == 0).all()
-        gram = head.weight[:, :-1] @ head.weight[:, :-1].T
+    state = model.state_dict()
+    for band in range(3):
+        head = state[f"heads.{band}.weight"]
+        assert (head[:, -1] == 0).all()
+        gram = head[:, :-1] @ head[:, :-1].T
         assert torch.linalg.matrix_norm(gram, 2) < 1.0001  # rows of a rotation, or fewer
     query = model.pooling["query"]
     assert (query[:, :-1] == 0).all() and (query[:, -1] > 0).all()

@@ -15,7 +15,10 @@ from safetensors import safe_open
 
 torch = pytest.importorskip("torch")
 
-from adaptive_search.encoder import training  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from adaptive_search.encoder import losses, training  # noqa: E402
 from adaptive_search.encoder.config import EncoderConfig  # noqa: E402
 from adaptive_search.encoder.encoder import Encoder  # noqa: E402
 from adaptive_search.encoder.recipe import Recipe, Stage  # noqa: E402
@@ -38,7 +41,7 @@ class FakeTeacher:
         generator = torch.Generator().manual_seed(9)
         self._table = torch.randn(self.vocab_size, self.width, generator=generator)
 
-    def states(self, ids: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def states(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         mask = (torch.arange(ids.shape[1]) < lengths.unsqueeze(1)).unsqueeze(-1)
         tokens = self._table[ids]
         mean = (tokens * mask).sum(1) / lengths.unsqueeze(1)
@@ -186,13 +189,13 @@ def test_a_loss_that_is_not_finite_keeps_the_checkpoint(
     make_trainer: MakeTrainer, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer(recipe)
-    real = training.losses.relational
+    real = losses.relational
 
-    def broken(*arguments: Any) -> torch.Tensor:
-        result: torch.Tensor = real(*arguments)
+    def broken(*arguments: Any) -> Tensor:
+        result: Tensor = real(*arguments)
         return result * math.nan if trainer.step == 4 and trainer.stage == 1 else result
 
-    monkeypatch.setattr(training.losses, "relational", broken)
+    monkeypatch.setattr(losses, "relational", broken)
     with pytest.raises(TrainingError, match=r"stage 1 step 4.*not finite.*Lower learning_rate"):
         trainer.train()
     monkeypatch.undo()
@@ -206,14 +209,14 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
     make_trainer: MakeTrainer, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer(recipe)
-    real = training.losses.consistency
+    real = losses.consistency
 
-    def broken(vectors: torch.Tensor, dims: Any) -> torch.Tensor:
+    def broken(vectors: Tensor, dims: Any) -> Tensor:
         flat = (vectors * 0).sum().clamp_min(0).sqrt()  # 0, with an infinite slope
-        result: torch.Tensor = real(vectors, dims)
+        result: Tensor = real(vectors, dims)
         return result + flat
 
-    monkeypatch.setattr(training.losses, "consistency", broken)
+    monkeypatch.setattr(losses, "consistency", broken)
     with pytest.raises(TrainingError, match=r"stage 0 step 0.*gradient"):
         trainer.train()
     assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
@@ -266,7 +269,7 @@ def test_a_damaged_checkpoint(make_trainer: MakeTrainer, recipe: Recipe, damage:
     if damage.startswith("no "):
         (tensors if damage == "no rotation" else metadata).pop(damage[3:])
     tensors["model.final_norm.weight"] = torch.ones(31 if damage == "shape" else 32)
-    training.save_file(tensors, path, metadata)
+    save_file(tensors, path, metadata)
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(TrainingError, match=r"state\.safetensors is not a checkpoint.*remove it"):
