@@ -275,7 +275,8 @@ class _Run:
         _cache_shortlists(self.writer)
 
     def _commit_complete(self) -> None:
-        self.writer.commit(complete=self.whole)
+        if self.summary.indexed:
+            self.writer.commit(complete=self.whole)
 
     def _is_unread(self, path: str) -> bool:
         """Whether a file, or a folder above it, could not be read."""
