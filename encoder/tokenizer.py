@@ -22,6 +22,8 @@ class Tokenizer:
         """Wrap a loaded tokenizer, without its truncation or padding."""
         rust.no_truncation()
         rust.no_padding()
+        # A document that spells out "[SEP]" must not be able to frame itself.
+        rust.encode_special_tokens = True
         cls_id, sep_id = rust.token_to_id("[CLS]"), rust.token_to_id("[SEP]")
         if cls_id is None or sep_id is None:
             raise WeightsError("tokenizer.json has no [CLS] and [SEP] tokens")
@@ -60,7 +62,7 @@ class Tokenizer:
         Returns:
             ids int32 (n,), and spans int32 (n, 2): start and end character of each.
         """
-        encoding = self._rust.encode(text, add_special_tokens=False)
+        encoding = self._rust.encode(_encodable(text), add_special_tokens=False)
         spans = np.asarray(encoding.offsets, dtype=np.int32).reshape(-1, 2)
         return np.asarray(encoding.ids, dtype=np.int32), spans
 
@@ -73,5 +75,11 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str], *, context: int) -> list[Ids]:
         """Framed ids of each text, cut to `context` tokens."""
-        encodings = self._rust.encode_batch_fast(list(texts), add_special_tokens=False)
+        clean = [_encodable(text) for text in texts]
+        encodings = self._rust.encode_batch_fast(clean, add_special_tokens=False)
         return [self.frame(np.asarray(e.ids, dtype=np.int32), context=context) for e in encodings]
+
+
+def _encodable(text: str) -> str:
+    """The text with a question mark for each lone surrogate, which Rust refuses."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

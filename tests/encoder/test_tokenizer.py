@@ -86,3 +86,16 @@ def test_a_vocabulary_without_frame(tmp_path: Path) -> None:
     RustTokenizer(WordPiece({"[UNK]": 0}, unk_token="[UNK]")).save(str(tmp_path / "t.json"))
     with pytest.raises(WeightsError, match=r"\[CLS\] and \[SEP\]"):
         Tokenizer.load(tmp_path / "t.json")
+
+
+def test_special_tokens_in_a_text_are_plain_text(tokenizer: Tokenizer) -> None:
+    cls_id, sep_id = tokenizer.encode_batch([""], context=2)[0]
+    ids, _ = tokenizer.tokenize("the [SEP] of [CLS]")
+    assert not {int(cls_id), int(sep_id)} & set(ids.tolist())
+
+
+def test_lone_surrogates_are_no_error_and_keep_spans(tokenizer: Tokenizer) -> None:
+    text = "the\ud800 the"
+    ids, spans = tokenizer.tokenize(text)
+    assert text[slice(*spans[-1])] == "the"
+    assert len(tokenizer.encode_batch([text], context=64)[0]) == len(ids) + 2
