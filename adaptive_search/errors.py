@@ -81,6 +81,4 @@ class MissingExtra(AdaptiveSearchError, ImportError):
 
     def __init__(self, package: str, extra: str) -> None:
         """Name the package that is missing and the extra that brings it."""
-        super().__init__(
-            f"{package} is not installed; run: pip install 'adaptive-search[{extra}]'"
-        )
+        super().__init__(f"{package} is not installed; run: pip install 'adaptive-search[{extra}]'")
