@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from adaptive_search import benchmarking, doctor
 from adaptive_search.cli import main
 from adaptive_search.encoder import checkpoint
 from adaptive_search.errors import ModelMismatchError
@@ -556,8 +557,11 @@ def test_verify_names_damage(index: Path, run: Run) -> None:
 
 
 def test_benchmark_doctor_and_analyze(
-    index: Path, here: Path, run: Run, tiny_weights_dir: Path
+    index: Path, here: Path, run: Run, tiny_weights_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(doctor, "_gpu", lambda: None)  # importing torch takes seconds
+    monkeypatch.setattr(benchmarking, "REPEATS", 1)
+    monkeypatch.setattr(benchmarking, "PASSAGES", 2)
     rows = run("benchmark", "--queries", "2", "--format", "json").json
     assert {"measurement", "value", "unit"} == set(rows[0])
     assert "tokens/s" in run("benchmark", "--queries", "1").out
@@ -678,8 +682,8 @@ def test_a_full_disk_behind_stdout_is_one_line(index: Path, tiny_weights_dir: Pa
 def test_ctrl_c_commits_whole_documents(here: Path, tiny_weights_dir: Path, run: Run) -> None:
     corpus = here / "corpus"
     corpus.mkdir()
-    for number in range(40):
-        words = " ".join(f"{number} plants store energy {i}" for i in range(2000))
+    for number in range(24):
+        words = " ".join(f"{number} plants store energy {i}" for i in range(400))
         (corpus / f"{number:02d}.txt").write_text(words)
     running = subprocess.Popen(
         [sys.executable, "-m", "adaptive_search.cli", "index", "corpus", "--format", "json"]
@@ -696,9 +700,9 @@ def test_ctrl_c_commits_whole_documents(here: Path, tiny_weights_dir: Path, run:
     assert running.returncode == 130
     assert err == "interrupted: what was complete is committed; run it again to go on\n"
     first = json.loads(out)
-    assert 0 < first["indexed"] == first["seen"] < 40
+    assert 0 < first["indexed"] == first["seen"] < 24
     assert run("verify").code == 0
     again = run("index", "corpus", "--format", "json").json
-    assert (again["unchanged"], again["indexed"]) == (first["indexed"], 40 - first["indexed"])
+    assert (again["unchanged"], again["indexed"]) == (first["indexed"], 24 - first["indexed"])
     fresh = run("index", "corpus", "--index", "fresh", "--format", "json").json
     assert run("status", "--format", "json").json["chunks"] == fresh["chunks"]
