@@ -199,7 +199,7 @@ def test_encoding_on_cpu_needs_no_torch(weights: Path) -> None:
         "import sys; from adaptive_search.encoder.encoder import Encoder;"
         f"Encoder.load({str(weights)!r}).encode('sun'); sys.exit('torch' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-I", "-c", code], check=True, timeout=120)
 
 
 def test_the_tokenizer_is_the_one_of_the_weights(encoder: Encoder, tokenizer: Tokenizer) -> None:

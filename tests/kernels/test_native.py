@@ -215,7 +215,7 @@ def test_other_dtypes_are_refused() -> None:
 def test_a_level_is_forced_from_the_environment(level: str) -> None:
     script = "from adaptive_search.kernels import native; print(native.level())"
     run = subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, "-I", "-c", script],
         env={**os.environ, "ADAPTIVE_SEARCH_LEVEL": level},
         capture_output=True,
         text=True,
