@@ -646,7 +646,7 @@ finally:
     print(*{"torch", "pandas", "faiss", "matplotlib", "pypdf"} & set(sys.modules), file=sys.stderr)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tiny_weights_dir)], capture_output=True, text=True
+        [sys.executable, "-I", "-c", code, str(tiny_weights_dir)], capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "\n")
     assert done.stdout.startswith("  1  ")

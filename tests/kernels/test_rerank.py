@@ -184,6 +184,8 @@ def test_forced_level_of_another_machine_is_refused() -> None:
         "rerank(np.ones((1, 1), np.float32), [np.ones((1, 1), np.float16)], 1)"
     )
     env = {**os.environ, "ADAPTIVE_SEARCH_LEVEL": absent}
-    done = subprocess.run([sys.executable, "-I", "-c", code], env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], env=env, capture_output=True, text=True
+    )
     assert done.returncode != 0
     assert "BackendUnavailable" in done.stderr
