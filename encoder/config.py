@@ -35,7 +35,7 @@ class EncoderConfig:
     norm_eps: float = 1e-5
     dims: tuple[int, ...] = (64, 128, 256, 512, 768, 1024, 1536)
     # Share of the squared length that each prefix carries; the last is 1.
-    prefix_energy: tuple[float, ...] = (0.40, 0.50, 0.61, 0.74, 0.80, 0.86, 1.0)
+    prefix_energy: tuple[float, ...] = (0.35, 0.50, 0.65, 0.80, 0.86, 0.92, 1.0)
     granularities: tuple[int, ...] = (1, 2, 4, 8)  # divisors of the inner width
 
     def __post_init__(self) -> None:
