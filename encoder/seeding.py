@@ -44,7 +44,8 @@ def survey(teacher: Teacher, sample: list[TokenBatch]) -> TeacherSpace:
         moment += pooled.T @ pooled
         for row, length in zip(batch.ids, batch.lengths, strict=True):
             np.add.at(counts, row[:length], 1)
-    rotation = torch.linalg.eigh(moment).eigenvectors.flip(1)
+    # Row-major, as a resumed run reads it: products round by the layout of their factors.
+    rotation = torch.linalg.eigh(moment).eigenvectors.flip(1).contiguous()
     log_weight = -np.log1p(counts / counts.sum() / SMOOTHING)
     return TeacherSpace(rotation, torch.from_numpy(log_weight.astype(np.float32)))
 
