@@ -27,6 +27,7 @@ from adaptive_search.command_options import (
 )
 
 if TYPE_CHECKING:
+    from adaptive_search.encoder.granularity import Granularity
     from adaptive_search.index import AdaptiveIndex
     from adaptive_search.indexing import IndexSummary
 
@@ -72,7 +73,7 @@ def main(debug: bool) -> None:
 def index(
     corpus: Path,
     index_path: Path,
-    granularity: int | None,
+    granularity: Granularity | None,
     chunk_tokens: int | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
@@ -131,7 +132,7 @@ def query(
     k: int,
     dim: int | None,
     shortlist: int | None,
-    granularity: int | None,
+    granularity: Granularity | None,
     filters: tuple[str, ...],
     exact: bool,
     explain: bool,
@@ -179,7 +180,7 @@ def query(
 def encode(
     texts: tuple[str, ...],
     dim: int | None,
-    granularity: int | None,
+    granularity: Granularity | None,
     weights: Path | None,
     device: str,
     threads: int | None,
@@ -187,7 +188,7 @@ def encode(
 ) -> None:
     """Print the vectors of TEXTS. A single - reads one text a line from stdin."""
     from adaptive_search import Encoder
-    from adaptive_search.hits import granularity_name
+    from adaptive_search.encoder.granularity import granularity_name
 
     encoder = Encoder.load(weights, device=device, threads=threads)
     level = granularity or 1
@@ -469,7 +470,7 @@ def _open(
 @contextmanager
 def _open_or_create(
     path: Path,
-    granularity: int | None,
+    granularity: Granularity | None,
     chunk_tokens: int | None,
     weights: Path | None,
     device: str,

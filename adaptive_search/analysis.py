@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adaptive_search.encoder.granularity import granularity_name
 from adaptive_search.errors import QueryError
-from adaptive_search.hits import granularity_name
 
 if TYPE_CHECKING:
     from adaptive_search.encoder.selection import Measurement, Selection

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from adaptive_search.encoder.granularity import granularity_name
 from adaptive_search.evaluation import latencies
-from adaptive_search.hits import granularity_name
 from adaptive_search.reporting import IndexSearcher
 
 if TYPE_CHECKING:

@@ -9,26 +9,25 @@ from typing import Any
 
 import click
 
-from adaptive_search.errors import AdaptiveSearchError
+from adaptive_search.encoder import granularity
+from adaptive_search.errors import AdaptiveSearchError, QueryError
 
 DEFAULT_INDEX = ".adaptive-index"
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-GRANULARITIES = {"1": 1, "1/2": 2, "1/4": 4, "1/8": 8}
 
 Command = Callable[..., Any]
 
 
 class Granularity(click.ParamType):  # type: ignore[type-arg] # generic since click 8.4
-    """A width of the encoder: 1, 1/2, 1/4 or 1/8."""
+    """A width of the encoder: 1, 1/2, 1/4, 1/8, or the heads of each layer."""
 
     name = "width"
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> int:  # noqa: ANN401, D102
-        if isinstance(value, int):
-            return value
-        if value not in GRANULARITIES:
-            self.fail(f"{value!r} is not one of {', '.join(GRANULARITIES)}", param, ctx)
-        return GRANULARITIES[value]
+    def convert(self, value: Any, param: Any, ctx: Any) -> granularity.Granularity:  # noqa: ANN401, D102
+        try:
+            return granularity.parse_granularity(str(value))
+        except QueryError as error:
+            self.fail(str(error), param, ctx)
 
 
 class CommandGroup(click.Group):
@@ -111,7 +110,8 @@ def device_option(command: Command) -> Command:
 
 def granularity_option(help: str) -> Callable[[Command], Command]:
     """The --granularity option."""
-    return click.option("--granularity", type=Granularity(), metavar="1|1/2|1/4|1/8", help=help)
+    text = f"{help} WIDTH is 1, 1/2, 1/4, 1/8, or the heads of each layer: 24,12,12,6,6,3."
+    return click.option("--granularity", type=Granularity(), metavar="WIDTH", help=text)
 
 
 def format_option(*formats: str) -> Callable[[Command], Command]:

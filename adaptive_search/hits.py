@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 from adaptive_search.documents import Scalar
+from adaptive_search.encoder.granularity import Granularity, granularity_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +50,7 @@ class Hits(Sequence[Hit]):
         query: its text; empty for a search by vector.
         dim: dimension of the scores.
         shortlist: candidates asked of the 64-d stage, given or by default; None for exact search.
-        granularity: divisor of the inner width that the query was encoded with.
+        granularity: that the query was encoded with; see `Encoder.encode`.
         hits: the hits.
         timings_ms: wall time of the stages encode, shortlist, rerank and total. For a
             batch, of the whole batch.
@@ -59,7 +60,7 @@ class Hits(Sequence[Hit]):
     query: str
     dim: int
     shortlist: int | None
-    granularity: int
+    granularity: Granularity
     hits: tuple[Hit, ...]
     timings_ms: Mapping[str, float]
     stages: tuple[Stage, ...]
@@ -94,8 +95,3 @@ class Hits(Sequence[Hit]):
 
         columns = list(Hit.__dataclass_fields__)
         return pd.DataFrame([[getattr(h, c) for c in columns] for h in self.hits], columns=columns)
-
-
-def granularity_name(granularity: int) -> str:
-    """How a granularity is written: 1, 1/2, 1/4, 1/8."""
-    return "1" if granularity == 1 else f"1/{granularity}"

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adaptive_search.documents import Document, Scalar, Skipped, is_text
+from adaptive_search.encoder.granularity import Granularity, granularity_name
 from adaptive_search.errors import QueryError, StoreError
-from adaptive_search.hits import Hit, Hits, granularity_name
+from adaptive_search.hits import Hit, Hits
 from adaptive_search.indexes.funnel import default_shortlist
 from adaptive_search.manifest import StoreSpec, is_index
 from adaptive_search.segment_search import Filter, allowed_rows, open_funnel
@@ -59,7 +60,7 @@ class AdaptiveIndex:
         path: str | Path,
         *,
         encoder: Encoder | None = None,
-        granularity: int = 1,
+        granularity: Granularity = 1,
         chunk_tokens: int = CHUNK_TOKENS,
         threads: int | None = None,
     ) -> AdaptiveIndex:
@@ -68,7 +69,7 @@ class AdaptiveIndex:
         Args:
             path: of the directory.
             encoder: what encodes documents and queries; the shipped weights by default.
-            granularity: divisor of the inner width for documents.
+            granularity: width of the encoder for documents; see `Encoder.encode`.
             chunk_tokens: most tokens of a chunk.
             threads: CPU threads; all by default.
 
@@ -79,7 +80,7 @@ class AdaptiveIndex:
         from adaptive_search.encoder.encoder import Encoder
 
         encoder = encoder or Encoder.load(threads=threads)
-        encoder.config.check_granularity(granularity)
+        granularity = encoder.config.canonical(granularity)
         if not 16 <= chunk_tokens <= encoder.config.context:
             raise QueryError(
                 f"chunk_tokens={chunk_tokens} must be from 16 to {encoder.config.context}"
@@ -150,13 +151,17 @@ class AdaptiveIndex:
 
         return self._asked_threads or available_threads()
 
-    def require(self, *, granularity: int | None = None, chunk_tokens: int | None = None) -> None:
+    def require(
+        self, *, granularity: Granularity | None = None, chunk_tokens: int | None = None
+    ) -> None:
         """Refuse settings that differ from those the index was made with.
 
         Raises:
             StoreError: they differ; the message names both.
         """
         spec = self._store.spec
+        if isinstance(granularity, tuple):
+            granularity = self.encoder.config.canonical(granularity)
         for name, asked, own in (
             ("granularity", granularity, spec.granularity),
             ("chunk_tokens", chunk_tokens, spec.chunking.get("max_tokens")),
@@ -262,7 +267,7 @@ class AdaptiveIndex:
         dim: int | None = None,
         shortlist: int | None = None,
         filter: Filter | None = None,
-        granularity: int | None = None,
+        granularity: Granularity | None = None,
         exact: bool = False,
     ) -> Hits:
         """Find the chunks nearest to a query.
@@ -273,7 +278,7 @@ class AdaptiveIndex:
             dim: dimension of the final scores; 512 by default, or the largest below it.
             shortlist: candidates of the 64-d stage; chosen by the funnel by default.
             filter: metadata that hits must have; several values of a field in a list.
-            granularity: divisor of the inner width for the query; the documents' by default.
+            granularity: width of the encoder for the query; the documents' by default.
             exact: score every chunk at `dim`, without a shortlist.
 
         Raises:
@@ -291,7 +296,7 @@ class AdaptiveIndex:
         dim: int | None = None,
         shortlist: int | None = None,
         filter: Filter | None = None,
-        granularity: int | None = None,
+        granularity: Granularity | None = None,
         exact: bool = False,
     ) -> list[Hits]:
         """Search for several queries at once; see `search`."""
@@ -325,7 +330,7 @@ class AdaptiveIndex:
         return self._hits([""], result, dim, used, self._store.spec.granularity, 0.0)[0]
 
     def encode_queries(
-        self, queries: Sequence[str], granularity: int, dim: int | None = None
+        self, queries: Sequence[str], granularity: Granularity, dim: int | None = None
     ) -> NDArray[np.float32]:
         """Vectors of queries, float32 (queries, dim), as `search_vector` takes them.
 
@@ -436,7 +441,7 @@ class AdaptiveIndex:
         result: SearchResult,
         dim: int,
         shortlist: int | None,
-        granularity: int,
+        granularity: Granularity,
         encode_ms: float,
     ) -> list[Hits]:
         timings = {"encode": encode_ms, "shortlist": 0.0, "rerank": 0.0}

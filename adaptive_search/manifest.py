@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adaptive_search.encoder.granularity import Granularity
 from adaptive_search.errors import (
     DimensionError,
     ModelMismatchError,
@@ -29,7 +30,8 @@ from adaptive_search.storage_io import FileEntry, StorageIO, replace_file
 
 FORMAT = "adaptive-search-index"
 FORMAT_VERSION = 1
-FEATURES: frozenset[str] = frozenset()  # flags that this program understands
+LAYER_WIDTHS = "layer-widths"  # the feature of a granularity layer by layer
+FEATURES = frozenset({LAYER_WIDTHS})  # flags that this program understands
 MANIFEST_FILE = "MANIFEST.json"
 CHUNKS_FILE = "chunks.arrow"
 DOCUMENTS_FILE = "documents.arrow"
@@ -42,6 +44,7 @@ MAX_SEGMENTS = 999_999
 MAX_SEGMENT_ROWS = 1 << 16
 MAX_DIMS = 64
 MAX_DIM = 1 << 16
+MAX_LAYERS = 1 << 10
 MAX_COUNT = (1 << 63) - 1
 MAX_TEXT = 1 << 16
 
@@ -62,7 +65,7 @@ class StoreSpec:
     fingerprint: str  # of the encoder's weights, or a name for the source of foreign vectors
     dims: tuple[int, ...]
     prefix_energy: tuple[float, ...] | None
-    granularity: int = 1
+    granularity: Granularity = 1
     dtype: str = "float16"
     metric: str = "cosine"
     chunking: Mapping[str, Scalar] = field(default_factory=dict)
@@ -76,7 +79,10 @@ class StoreSpec:
         for dim in self.dims:
             _integer(dim, "spec.dims", 1, MAX_DIM)
         _require(_rises(self.dims), f"spec.dims={list(self.dims)} must rise")
-        _integer(self.granularity, "spec.granularity", 1, 1 << 10)
+        widths = self.granularity if isinstance(self.granularity, tuple) else (self.granularity,)
+        _require(0 < len(widths) <= MAX_LAYERS, "spec.granularity must hold some numbers")
+        for width in widths:
+            _integer(width, "spec.granularity", 1, 1 << 10)
         _require(self.dtype in DTYPES, f"spec.dtype={self.dtype!r} must be one of {DTYPES}")
         _require(self.metric in METRICS, f"spec.metric={self.metric!r} must be one of {METRICS}")
         _scalars(self.chunking, "spec.chunking")
@@ -91,6 +97,11 @@ class StoreSpec:
             and math.isclose(energy[-1], 1.0, abs_tol=1e-6),
             "spec.prefix_energy must rise to 1, one number for each of spec.dims",
         )
+
+    @property
+    def features(self) -> list[str]:
+        """What a reader must understand beyond the first version of the format."""
+        return [LAYER_WIDTHS] if isinstance(self.granularity, tuple) else []
 
     @property
     def is_foreign(self) -> bool:
@@ -178,7 +189,7 @@ class Manifest:
         body = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
-            "features": [],
+            "features": self.spec.features,
             "writer": writer,
             "generation": self.generation,
             "next_segment": self.next_segment,
@@ -257,6 +268,7 @@ def _parse(data: bytes, path: Path) -> Manifest:
     top = _object(raw, "manifest", f"{names} segments sha256")
     _require(top.pop("sha256") == _checksum(top), "does not match its own checksum")
     spec = _parse_spec(top["spec"])
+    _require(top["features"] == spec.features, f"features must be {spec.features} for this spec")
     segments = tuple(
         _parse_segment(item, spec) for item in _array(top["segments"], "segments", MAX_SEGMENTS)
     )
@@ -290,14 +302,14 @@ def _check_version(raw: dict[str, Any], path: Path) -> None:
 def _parse_spec(value: object) -> StoreSpec:
     names = "fingerprint dims prefix_energy granularity dtype metric chunking"
     raw = _object(value, "spec", names)
-    energy = raw["prefix_energy"]
+    energy, width = raw["prefix_energy"], raw["granularity"]
     if energy is not None:
         energy = tuple(_array(energy, "spec.prefix_energy", MAX_DIMS))
     return StoreSpec(
         fingerprint=raw["fingerprint"],
         dims=tuple(_array(raw["dims"], "spec.dims", MAX_DIMS)),
         prefix_energy=energy,
-        granularity=raw["granularity"],
+        granularity=tuple(width) if isinstance(width, list) else width,
         dtype=_text(raw["dtype"], "spec.dtype"),
         metric=_text(raw["metric"], "spec.metric"),
         chunking=raw["chunking"],

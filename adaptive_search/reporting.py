@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from adaptive_search.encoder.granularity import Granularity
 from adaptive_search.errors import QueryError, StoreError
 from adaptive_search.evaluation import Query
 from adaptive_search.index import CORPUS, AdaptiveIndex
@@ -84,7 +85,9 @@ class Reports:
 
 
 @contextmanager
-def _copy_at(index: AdaptiveIndex, corpus: Path, granularity: int) -> Iterator[AdaptiveIndex]:
+def _copy_at(
+    index: AdaptiveIndex, corpus: Path, granularity: Granularity
+) -> Iterator[AdaptiveIndex]:
     """An index of the same corpus at another granularity, for as long as it is needed."""
     tokens = index.store.spec.chunking["max_tokens"]
     with tempfile.TemporaryDirectory(prefix="adaptive-search-") as folder:
@@ -118,16 +121,17 @@ class IndexSearcher:
         return self._index.store.rows
 
     @property
-    def granularity(self) -> int:
-        """Divisor of the inner width of the documents."""
+    def granularity(self) -> Granularity:
+        """Width of the encoder for the documents."""
         return self._index.store.spec.granularity
 
     @property
-    def granularities(self) -> Sequence[int]:
-        """Divisors that queries can be encoded with."""
-        return self._index.encoder.granularities
+    def granularities(self) -> Sequence[Granularity]:
+        """The trained widths, and that of the documents."""
+        trained = self._index.encoder.granularities
+        return trained if self.granularity in trained else (*trained, self.granularity)
 
-    def encode_queries(self, texts: Sequence[str], granularity: int) -> NDArray[np.float32]:
+    def encode_queries(self, texts: Sequence[str], granularity: Granularity) -> NDArray[np.float32]:
         """Vectors of texts, float32 (n, dims[-1])."""
         return self._index.encode_queries(texts, granularity, self.dims[-1])
 

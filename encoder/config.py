@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from adaptive_search.encoder.granularity import Granularity, granularity_name
 from adaptive_search.errors import DimensionError, QueryError, WeightsError
 
 DIRECTIONS = ("causal", "alternating")
@@ -112,13 +113,50 @@ class EncoderConfig:
             raise DimensionError(dim, self.dims)
         return self.dims.index(dim) + 1
 
-    def check_granularity(self, granularity: int) -> None:
-        """Raise QueryError unless the sub-model of this divisor was trained."""
-        if granularity not in self.granularities:
-            allowed = ", ".join("1" if g == 1 else f"1/{g}" for g in self.granularities)
+    def heads(self, granularity: Granularity) -> tuple[int, ...]:
+        """Active heads of each layer.
+
+        Args:
+            granularity: a trained divisor of the inner width, or the heads of each layer. The
+                MLP of a layer is as wide, in proportion, as its heads.
+
+        Raises:
+            QueryError: no sub-model of these weights has this granularity.
+        """
+        name = granularity_name(granularity)
+        if not isinstance(granularity, tuple):
+            if granularity not in self.granularities:
+                allowed = ", ".join(map(granularity_name, self.granularities))
+                raise QueryError(
+                    f"granularity {name} is not a trained width; choose one of {allowed}, or the "
+                    f"heads of each of the {self.n_layers} layers"
+                )
+            return (self.nheads // granularity,) * self.n_layers
+        choices = self.head_choices
+        fits = all(type(heads) is int and heads in choices for heads in granularity)
+        if len(granularity) != self.n_layers or not fits:
+            multiple = f" that are a multiple of {choices.step}" if choices.step > 1 else ""
             raise QueryError(
-                f"granularity 1/{granularity} is not a trained width; choose one of {allowed}"
+                f"granularity {name[:80]} must be {self.n_layers} numbers, one a layer, from "
+                f"{choices[0]} to {self.nheads} heads{multiple}"
             )
+        return granularity
+
+    def canonical(self, granularity: Granularity) -> Granularity:
+        """The divisor that says the same as heads that are equal in all layers, if one does.
+
+        Raises:
+            QueryError: no sub-model of these weights has this granularity.
+        """
+        heads = self.heads(granularity)
+        same = (divisor for divisor in self.granularities if self.heads(divisor) == heads)
+        return next(same, heads)
+
+    @property
+    def head_choices(self) -> range:
+        """Numbers of heads that a layer can run with: those with an MLP of whole units."""
+        step = self.nheads // math.gcd(self.d_mlp, self.nheads)
+        return range(step, self.nheads + 1, step)
 
     def to_dict(self) -> dict[str, object]:
         """This config as plain numbers, strings and tuples."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from adaptive_search.encoder import checkpoint
 from adaptive_search.encoder.config import EncoderConfig
+from adaptive_search.encoder.granularity import Granularity
 from adaptive_search.encoder.tokenizer import Ids, Tokenizer
 from adaptive_search.errors import BackendUnavailable, QueryError, WeightsError
 
@@ -104,21 +105,22 @@ class Encoder:
         return self.config.granularities
 
     def encode(
-        self, texts: str | Sequence[str], dim: int | None = None, *, granularity: int = 1
+        self, texts: str | Sequence[str], dim: int | None = None, *, granularity: Granularity = 1
     ) -> Vectors:
         """Embed texts at one dimension.
 
         Args:
             texts: one text or several; each is cut at `config.context` tokens.
             dim: one of `dims`; the largest by default.
-            granularity: divisor of the inner width: 1, 2, 4 or 8.
+            granularity: one of `granularities`, the divisors of the inner width; or a tuple
+                of the active heads of each layer, from 1 to `config.nheads`.
 
         Returns:
             float32 (texts, dim), unit length; (dim,) for one text given as str.
 
         Raises:
             DimensionError: dim is not a nesting dimension.
-            QueryError: granularity is not one of `granularities`.
+            QueryError: no sub-model has this granularity.
         """
         dim = self.dims[-1] if dim is None else dim
         batch = [texts] if isinstance(texts, str) else texts
@@ -127,7 +129,7 @@ class Encoder:
         return vectors[0] if isinstance(texts, str) else vectors
 
     def encode_all_dims(
-        self, texts: str | Sequence[str], *, granularity: int = 1
+        self, texts: str | Sequence[str], *, granularity: Granularity = 1
     ) -> dict[int, Vectors]:
         """Embed texts once and slice them at every nesting dimension.
 
@@ -142,7 +144,7 @@ class Encoder:
         texts: Iterable[str],
         dim: int | None = None,
         *,
-        granularity: int = 1,
+        granularity: Granularity = 1,
         batch_size: int = 256,
     ) -> Iterator[Vectors]:
         """Embed any number of texts, `batch_size` at a time, in bounded memory."""
@@ -151,7 +153,7 @@ class Encoder:
             yield self.encode(batch, dim, granularity=granularity)
 
     def encode_ids(
-        self, ids: Sequence[Ids], dim: int | None = None, *, granularity: int = 1
+        self, ids: Sequence[Ids], dim: int | None = None, *, granularity: Granularity = 1
     ) -> Vectors:
         """Embed framed token ids; the form that an index stores.
 
@@ -161,12 +163,11 @@ class Encoder:
         """
         dim = self.dims[-1] if dim is None else dim
         bands = self.config.bands_of(dim)
-        self.config.check_granularity(granularity)
+        heads = np.array(self.config.heads(granularity), dtype=np.int32)
         if not ids:
             return np.zeros((0, dim), dtype=np.float32)
         offsets = np.zeros(len(ids) + 1, dtype=np.int64)
         np.cumsum([len(sequence) for sequence in ids], out=offsets[1:])
-        heads = np.full(self.config.n_layers, self.config.nheads // granularity, dtype=np.int32)
         packed = np.concatenate(ids).astype(np.int32, copy=False)
         return self._engine.encode(packed, offsets, heads, bands, self.threads)
 

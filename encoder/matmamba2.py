@@ -150,7 +150,19 @@ class MatMamba2(nn.Module):
         Raises:
             ValueError: the width is not a whole number of heads.
         """
-        heads = self.heads_at(mrl_level)
+        return self.mix(u, self.heads_at(mrl_level))
+
+    def mix(self, u: Tensor, heads: int) -> Tensor:
+        """`forward` with the first `heads` heads.
+
+        Raises:
+            ValueError: the block has fewer heads, or they do not divide among its groups.
+        """
+        if not 0 < heads <= self.nheads or heads % self.ngroups:
+            raise ValueError(
+                f"heads={heads} must be from {self.ngroups} to the block's {self.nheads}, "
+                f"a multiple of ngroups={self.ngroups}"
+            )
         d, d_state = heads * self.headdim, self.d_state
         groups, d_bc = self.ngroups, self.ngroups * self.d_state
         weights = self.nested(heads)

@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from adaptive_search.encoder.config import EncoderConfig
+from adaptive_search.encoder.granularity import Granularity
 from adaptive_search.encoder.matmamba2 import MatMamba2, RMSNorm
 from adaptive_search.kernels.torch_ops import swiglu
 
@@ -26,9 +27,8 @@ class GatedMLP(nn.Module):
         self.gate_up = nn.Linear(d_model, 2 * d_mlp, bias=False)
         self.down = nn.Linear(d_mlp, d_model, bias=False)
 
-    def forward(self, x: Tensor, mrl_level: int = 1) -> Tensor:
-        """Map x (..., d_model) to the same shape, with d_mlp / mrl_level inner units."""
-        width = self.d_mlp // mrl_level
+    def forward(self, x: Tensor, width: int) -> Tensor:
+        """Map x (..., d_model) to the same shape, with the first `width` of d_mlp inner units."""
         gate_up, down = self.gate_up.weight, self.down.weight
         if width != self.d_mlp:
             gate, up = gate_up.split(self.d_mlp)
@@ -54,16 +54,27 @@ class Block(nn.Module):
         )
         self.mlp_norm = RMSNorm(config.d_model, config.norm_eps)
         self.mlp = GatedMLP(config.d_model, config.d_mlp)
+        self.dropout = nn.Dropout(0.0)  # training sets its share
 
-    def forward(self, x: Tensor, order: Tensor | None, mrl_level: int = 1) -> Tensor:
-        """Run over x float32 (batch, seqlen, d_model); order (batch, seqlen) reverses each text."""
+    def forward(self, x: Tensor, order: Tensor | None, heads: int) -> Tensor:
+        """Run with the first `heads` heads, and an MLP as wide in proportion.
+
+        Args:
+            x: float32 (batch, seqlen, d_model).
+            order: int64 (batch, seqlen), places that reverse each text.
+            heads: active heads of the mixer.
+
+        Returns:
+            The shape of x.
+        """
         u = self.mixer_norm(x)
         if self.backward_in_time and order is not None:
             index = order.unsqueeze(-1).expand_as(u)
-            x = x + self.mixer(u.gather(1, index), mrl_level).gather(1, index)
+            x = x + self.mixer.mix(u.gather(1, index), heads).gather(1, index)
         else:
-            x = x + self.mixer(u, mrl_level)
-        wide: Tensor = self.mlp(self.mlp_norm(x), mrl_level)
+            x = x + self.mixer.mix(u, heads)
+        width = self.mlp.d_mlp * heads // self.mixer.nheads
+        wide: Tensor = self.mlp(self.mlp_norm(x), width)
         return x + wide
 
 
@@ -91,13 +102,14 @@ class MatMambaEncoder(nn.Module):
             nn.init.zeros_(block.mixer.out_proj.weight)
             nn.init.zeros_(block.mlp.down.weight)
 
-    def hidden(self, ids: Tensor, lengths: Tensor, mrl_level: int = 1) -> Tensor:
+    def hidden(self, ids: Tensor, lengths: Tensor, granularity: Granularity = 1) -> Tensor:
         """Final states of the tokens.
 
         Args:
             ids: int64 (batch, seqlen), padded on the right with any valid id.
             lengths: int64 (batch,), tokens of each text.
-            mrl_level: divisor of the inner widths.
+            granularity: divisor of the inner widths, or the heads of each layer. A layer with
+                `mixer.mixnmatch` set has a width of its own, whatever the divisor.
 
         Returns:
             float32 (batch, seqlen, d_model); states of padded positions mean nothing.
@@ -108,8 +120,8 @@ class MatMambaEncoder(nn.Module):
             last = lengths.unsqueeze(1) - 1
             order = torch.where(position <= last, last - position, position)
         x = self.embedding(ids)
-        for block in self.blocks:
-            x = block(x, order, mrl_level)
+        for block, heads in zip(self.blocks, self._heads(granularity), strict=True):
+            x = block(x, order, heads)
         normed: Tensor = self.final_norm(x)
         return normed
 
@@ -136,6 +148,12 @@ class MatMambaEncoder(nn.Module):
         ]
         return torch.cat(bands, dim=-1)
 
-    def forward(self, ids: Tensor, lengths: Tensor, mrl_level: int = 1) -> Tensor:
+    def forward(self, ids: Tensor, lengths: Tensor, granularity: Granularity = 1) -> Tensor:
         """Vectors of a padded batch; see `hidden` and `embed`."""
-        return self.embed(self.hidden(ids, lengths, mrl_level), lengths)
+        return self.embed(self.hidden(ids, lengths, granularity), lengths)
+
+    def _heads(self, granularity: Granularity) -> tuple[int, ...]:
+        if isinstance(granularity, tuple):
+            return granularity
+        mixers = (part for part in self.blocks.modules() if isinstance(part, MatMamba2))
+        return tuple(mixer.heads_at(granularity) for mixer in mixers)

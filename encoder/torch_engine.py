@@ -45,7 +45,7 @@ class TorchEngine:
         `threads` is the native engine's; the device decides its own.
         """
         width = self._config.dims[bands - 1]
-        level = self._config.nheads // int(heads[0])
+        widths = tuple(heads.tolist())
         lengths = np.diff(offsets)
         result = np.empty((len(lengths), width), dtype=np.float32)
         for rows in _length_buckets(lengths):
@@ -54,7 +54,7 @@ class TorchEngine:
                 vectors = self._model(
                     torch.from_numpy(batch.ids).to(self._device),
                     torch.from_numpy(batch.lengths).to(self._device),
-                    level,
+                    widths,
                 )
             result[rows] = vectors[:, :width].float().cpu().numpy()
         return result

@@ -287,7 +287,7 @@ def test_query_at_every_dimension(index: Path, run: Run, dim: int) -> None:
     assert found["hits"][0]["path"] == "water.txt"
 
 
-@pytest.mark.parametrize("granularity", ["1", "1/2", "1/4", "1/8"])
+@pytest.mark.parametrize("granularity", ["1", "1/2", "1/4", "1/8", "3,"])
 def test_granularity_is_spelled_as_it_was_given(index: Path, run: Run, granularity: str) -> None:
     found = run("query", "water", "--granularity", granularity, "--format", "json").json
     assert found["granularity"] == granularity
@@ -354,7 +354,9 @@ def test_query_filters(index: Path, run: Run) -> None:
         (["x", "--k", "many"], 2, ["-k", "many"]),
         (["x", "--shortlist", "0"], 2, ["--shortlist"]),
         (["x", "--shortlist", "3"], 1, ["shortlist=3", "at least k=10"]),
-        (["x", "--granularity", "1/3"], 2, ["1/3", "1, 1/2, 1/4, 1/8"]),
+        (["x", "--granularity", "1/3"], 1, ["1/3", "1, 1/2, 1/4, 1/8"]),
+        (["x", "--granularity", "8,8"], 1, ["8,8", "1 numbers, one a layer, from 1 to 8"]),
+        (["x", "--granularity", "0.5"], 2, ["0.5", "1/2", "24,12,12,6,6,3"]),
         (["x", "--threads", "0"], 2, ["--threads"]),
         (["x", "--format", "xml"], 2, ["--format", "xml"]),
         (["x", "--weights", "nowhere"], 1, ["nowhere", "config.json"]),

@@ -9,6 +9,7 @@ import pyarrow.ipc as ipc
 import pytest
 
 from adaptive_search.encoder.encoder import Encoder
+from adaptive_search.encoder.granularity import Granularity
 from adaptive_search.errors import CorpusError, DimensionError, QueryError, StoreError
 from adaptive_search.index import AdaptiveIndex
 
@@ -31,7 +32,8 @@ def ids(index: AdaptiveIndex, query: str = "plants", **options: object) -> list[
 def test_a_text_finds_itself_at_every_dimension_and_width(
     index: AdaptiveIndex, tmp_path: Path, tiny_encoder: Encoder
 ) -> None:
-    for granularity in (1, 2, 4, 8):
+    widths: tuple[Granularity, ...] = (1, 2, 4, 8, (3,))
+    for granularity in widths:
         path = tmp_path / f"at {granularity}"
         made = AdaptiveIndex.create(path, encoder=tiny_encoder, granularity=granularity, threads=1)
         made.add_texts(TEXTS)
@@ -40,6 +42,25 @@ def test_a_text_finds_itself_at_every_dimension_and_width(
                 hits = made.search(text, 2, dim=dim)
                 assert (hits[0].document_id, hits.granularity) == (str(at), granularity)
                 assert hits[0].score == pytest.approx(1, abs=2e-3)
+
+
+def test_widths_of_layers_are_remembered(tmp_path: Path, tiny_encoder: Encoder) -> None:
+    made = AdaptiveIndex.create(tmp_path / "mixed", encoder=tiny_encoder, granularity=(3,))
+    made.add_texts(TEXTS)
+    opened = AdaptiveIndex.open(tmp_path / "mixed", encoder=tiny_encoder)
+    assert opened.store.spec.granularity == (3,)
+    opened.require(granularity=(3,))
+    with pytest.raises(StoreError, match="made with granularity 3,, not 1/2"):
+        opened.require(granularity=(4,))
+    hits = opened.search(TEXTS[0])
+    assert hits.granularity == (3,) and hits.to_dict()["granularity"] == "3,"
+    cells = opened.report().quality().to_dict()["granularities"]
+    assert [(cell["document"], cell["query"]) for cell in cells] == [
+        ("3,", query) for query in ("1", "1/2", "1/4", "1/8", "3,")
+    ]
+    same = AdaptiveIndex.create(tmp_path / "same", encoder=tiny_encoder, granularity=(4,))
+    assert same.store.spec.granularity == 2
+    same.require(granularity=(4,))
 
 
 def test_hits(index: AdaptiveIndex) -> None:
@@ -142,13 +163,14 @@ def test_bad_searches(index: AdaptiveIndex) -> None:
             index.search(query)
     with pytest.raises(DimensionError, match="64, 128, 256, 512, 768, 1024, 1536"):
         index.search("x", dim=200)
-    for options in ({"k": 0}, {"shortlist": 1}, {"granularity": 3}):
+    for options in ({"k": 0}, {"shortlist": 1}, {"granularity": 3}, {"granularity": (9,)}):
         with pytest.raises(QueryError):
             index.search("x", **options)
 
 
 def test_bad_creations(tmp_path: Path, tiny_encoder: Encoder) -> None:
-    for options in ({"granularity": 3}, {"chunk_tokens": 15}, {"chunk_tokens": 513}):
+    bad = ({"granularity": 3}, {"granularity": (8, 8)}, {"chunk_tokens": 15}, {"chunk_tokens": 513})
+    for options in bad:
         with pytest.raises(QueryError):
             AdaptiveIndex.create(tmp_path / "index", encoder=tiny_encoder, **options)
     assert not (tmp_path / "index").exists()

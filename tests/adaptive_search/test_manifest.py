@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -102,6 +103,13 @@ def test_foreign_spec_has_norms_and_no_weights() -> None:
         {"prefix_energy": (0.5, 2.0)},
         {"prefix_energy": (float("nan"), 1.0)},
         {"granularity": 0},
+        {"granularity": "1/2"},
+        {"granularity": None},
+        {"granularity": ()},
+        {"granularity": (24, 0)},
+        {"granularity": (24, 1.0)},
+        {"granularity": ((1,),)},
+        {"granularity": (1,) * 2000},
         {"dtype": "float8"},
         {"metric": "hamming"},
         {"chunking": {"nested": {}}},
@@ -123,6 +131,20 @@ def test_newer_version_and_unknown_features_name_the_writer(tmp_path: Path) -> N
     for change in ({"format_version": 2, "new": 1}, {"features": ["int8-bands"]}):
         save(tmp_path, raw() | {"writer": "adaptive-search 9.1"} | change)
         with pytest.raises(StoreVersionError, match=r"adaptive-search 9\.1"):
+            read_manifest(tmp_path)
+
+
+def test_widths_of_layers_are_a_feature(tmp_path: Path) -> None:
+    mixed = dataclasses.replace(SPEC, granularity=(24, 12, 3))
+    write_manifest(StorageIO(), tmp_path, Manifest(mixed))
+    assert read_manifest(tmp_path).spec == mixed
+    stored = json.loads((tmp_path / "MANIFEST.json").read_text())
+    assert stored["spec"]["granularity"] == [24, 12, 3]
+    assert stored["features"] == ["layer-widths"]
+    for features, granularity in (([], [24]), (["layer-widths"], 1), (["layer-widths"] * 2, [24])):
+        spec = raw()["spec"] | {"granularity": granularity}
+        save(tmp_path, raw() | {"features": features, "spec": spec})
+        with pytest.raises(StoreFormatError, match="features must be"):
             read_manifest(tmp_path)
 
 

@@ -40,8 +40,38 @@ def test_bands_of_each_dim() -> None:
 
 @pytest.mark.parametrize("granularity", [0, -1, 3, 16])
 def test_an_untrained_granularity(granularity: int) -> None:
-    with pytest.raises(QueryError, match="1, 1/2, 1/4, 1/8"):
-        EncoderConfig().check_granularity(granularity)
+    with pytest.raises(QueryError, match="1, 1/2, 1/4, 1/8, or the heads of each of the 6 layers"):
+        EncoderConfig().heads(granularity)
+
+
+def test_heads_of_a_granularity() -> None:
+    config = EncoderConfig()
+    assert config.heads(1) == (24,) * 6 and config.heads(8) == (3,) * 6
+    mixed = (24, 1, 12, 7, 6, 3)
+    assert config.heads(mixed) == mixed == config.canonical(mixed)
+    assert config.canonical((12,) * 6) == config.canonical(2) == 2
+    assert config.canonical((7,) * 6) == (7,) * 6  # no trained divisor says this
+
+
+@pytest.mark.parametrize(
+    "heads",
+    [(), (24,) * 5, (24,) * 7, (0,) * 6, (25,) * 6, (-1,) * 6, (24.0,) * 6, (True,) * 6, ("1",) * 6]
+    + [(10**9,) * 6, ([1],) * 6, (None,) * 6],
+)
+def test_heads_that_no_layer_has(heads: tuple[Any, ...]) -> None:
+    with pytest.raises(QueryError, match="must be 6 numbers, one a layer, from 1 to 24 heads"):
+        EncoderConfig().heads(heads)
+
+
+def test_heads_need_whole_units_of_the_mlp() -> None:
+    config = EncoderConfig(d_model=36, headdim=6, granularities=(1, 2))  # 12 heads, MLP of 72
+    assert list(config.head_choices) == list(range(1, 13))
+    config = EncoderConfig(d_model=20, headdim=2, mlp_expand=1, granularities=(1, 2))
+    assert list(config.head_choices) == list(range(1, 21))
+    config = EncoderConfig(d_model=20, headdim=1, mlp_expand=1, granularities=(1, 2))
+    assert list(config.head_choices) == list(range(2, 41, 2))
+    with pytest.raises(QueryError, match="from 2 to 40 heads that are a multiple of 2"):
+        config.heads((3,) * 6)
 
 
 def test_json_round_trip(config: EncoderConfig) -> None:

@@ -149,6 +149,24 @@ def test_a_granularity_that_was_not_trained(encoder: Encoder, granularity: int) 
         encoder.encode("sun", granularity=granularity)
 
 
+def test_each_layer_may_have_a_width_of_its_own(encoder: Encoder, texts: list[str]) -> None:
+    full, half = (encoder.encode(texts, granularity=g) for g in (1, 2))
+    np.testing.assert_array_equal(encoder.encode(texts, granularity=(8, 8)), full)
+    np.testing.assert_array_equal(encoder.encode_all_dims(texts, granularity=(4, 4))[32], half)
+    mixed = encoder.encode(texts, granularity=(8, 3))
+    for other in (full, half, encoder.encode(texts, granularity=(3, 8))):
+        assert np.abs(mixed - other).max() > 0.01
+    stream = np.concatenate(list(encoder.encode_batch(texts, granularity=(8, 3), batch_size=2)))
+    np.testing.assert_allclose(stream, mixed, atol=1e-6)
+
+
+@pytest.mark.parametrize("granularity", [(), (8,), (8, 8, 8), (0, 8), (9, 8), (-1, 1)])
+def test_heads_that_the_layers_lack(encoder: Encoder, granularity: tuple[int, ...]) -> None:
+    for texts in ("sun", []):
+        with pytest.raises(QueryError, match="must be 2 numbers, one a layer, from 1 to 8 heads"):
+            encoder.encode(texts, granularity=granularity)
+
+
 def test_truncating_to_more_than_there_is(encoder: Encoder) -> None:
     with pytest.raises(QueryError, match="vectors of 8 dims hold no 16-dim embedding"):
         encoder.truncate(np.ones((2, 8), np.float32), 16)

@@ -231,6 +231,14 @@ def test_mixnmatch_gives_a_layer_a_width_of_its_own() -> None:
     assert relative_error(block(u)[0], want) < 1e-5
 
 
+@pytest.mark.parametrize("heads", [0, -1, 9])
+def test_heads_that_the_block_lacks(heads: int) -> None:
+    with pytest.raises(ValueError, match=f"heads={heads} must be from 1 to the block's 8"):
+        make_block().mix(torch.zeros(1, 2, 32), heads)
+    with pytest.raises(ValueError, match="a multiple of ngroups=2"):
+        make_block(ngroups=2).mix(torch.zeros(1, 2, 32), 3)
+
+
 @pytest.mark.parametrize("level", [0, -1, 3, 16, 64])
 def test_a_level_that_is_no_whole_number_of_heads(level: int) -> None:
     with pytest.raises(ValueError, match="mrl_level|whole number of heads"):

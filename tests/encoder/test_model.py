@@ -15,6 +15,8 @@ torch = pytest.importorskip("torch")
 from adaptive_search.encoder import checkpoint, reference_model  # noqa: E402
 from adaptive_search.encoder.config import EncoderConfig  # noqa: E402
 from adaptive_search.encoder.data import pad  # noqa: E402
+from adaptive_search.encoder.granularity import Granularity  # noqa: E402
+from adaptive_search.encoder.matmamba2 import MatMamba2  # noqa: E402
 from adaptive_search.encoder.model import MatMambaEncoder  # noqa: E402
 from adaptive_search.kernels.native import Engine  # noqa: E402
 
@@ -43,9 +45,11 @@ def random_ids(config: EncoderConfig) -> list[NDArray[np.int32]]:
     return [rng.integers(0, config.vocab_size, n, dtype=np.int32) for n in LENGTHS]
 
 
-def run(model: MatMambaEncoder, ids: list[NDArray[np.int32]], level: int = 1) -> NDArray[Any]:
+def run(
+    model: MatMambaEncoder, ids: list[NDArray[np.int32]], granularity: Granularity = 1
+) -> NDArray[Any]:
     batch = pad(ids)
-    vectors = model(torch.from_numpy(batch.ids), torch.from_numpy(batch.lengths), level)
+    vectors = model(torch.from_numpy(batch.ids), torch.from_numpy(batch.lengths), granularity)
     result: NDArray[np.float32] = vectors.numpy()
     return result
 
@@ -55,12 +59,12 @@ def test_names_and_shapes_are_those_of_the_checkpoint(directed: EncoderConfig) -
     assert {k: tuple(v.shape) for k, v in state.items()} == checkpoint.expected_shapes(directed)
 
 
-@pytest.mark.parametrize("granularity", [1, 2, 4, 8])
+@pytest.mark.parametrize("granularity", [1, 2, 4, (8, 3, 1), (1, 1, 8), (5, 7, 2)])
 def test_native_torch_and_numpy_agree(
-    directed: EncoderConfig, tensors: Tensors, granularity: int
+    directed: EncoderConfig, tensors: Tensors, granularity: Granularity
 ) -> None:
     ids = random_ids(directed)
-    heads = np.full(directed.n_layers, directed.nheads // granularity, np.int32)
+    heads = np.array(directed.heads(granularity), np.int32)
     offsets = np.cumsum([0, *LENGTHS], dtype=np.int64)
     engine = Engine(directed.to_dict(), tensors)
     native = engine.encode(np.concatenate(ids), offsets, heads, len(directed.dims), 1)
@@ -72,6 +76,28 @@ def test_native_torch_and_numpy_agree(
     assert np.linalg.norm(model - truth, axis=1).max() < 1e-4
 
 
+def test_mixnmatch_of_a_layer_is_the_width_of_its_block(
+    directed: EncoderConfig, tensors: Tensors
+) -> None:
+    model = make_model(directed, tensors)
+    ids = random_ids(directed)
+    want = run(model, ids, (2, 6, 2))
+    mixer = model.get_submodule("blocks.1.mixer")
+    assert isinstance(mixer, MatMamba2)
+    mixer.mixnmatch, mixer.mixnmatch_dims = True, directed.d_model * 6 // directed.nheads
+    np.testing.assert_array_equal(run(model, ids, 4), want)
+    np.testing.assert_array_equal(run(model, ids, (2, 6, 2)), want)
+    assert np.abs(run(model, ids, (2, 2, 2)) - want).max() > 1e-3
+
+
+@pytest.mark.parametrize("heads", [(8, 8), (8,) * 4, (0, 8, 8), (8, 8, 9)])
+def test_heads_that_the_layers_lack(
+    directed: EncoderConfig, tensors: Tensors, heads: tuple[int, ...]
+) -> None:
+    with pytest.raises(ValueError, match="heads=|zip"):
+        run(make_model(directed, tensors), random_ids(directed), heads)
+
+
 def test_agreement_at_the_shipped_size(
     random_tensors: Callable[[EncoderConfig], Tensors],
 ) -> None:
@@ -79,8 +105,9 @@ def test_agreement_at_the_shipped_size(
     tensors = random_tensors(config)
     engine, model = Engine(config.to_dict(), tensors), make_model(config, tensors)
     ids = [np.arange(n, dtype=np.int32) % 50 for n in (5, 33)]
-    for granularity in config.granularities:
-        heads = np.full(2, config.nheads // granularity, np.int32)
+    widths: list[Granularity] = [*config.granularities, (24, 5), (7, 12)]
+    for granularity in widths:
+        heads = np.array(config.heads(granularity), np.int32)
         native = engine.encode(np.concatenate(ids), np.array([0, 5, 38]), heads, 7, 1)
         assert np.linalg.norm(native - run(model, ids, granularity), axis=1).max() < 1e-4
 

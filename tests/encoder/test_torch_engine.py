@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 
 from adaptive_search.encoder import checkpoint, torch_engine  # noqa: E402
 from adaptive_search.encoder.config import EncoderConfig  # noqa: E402
+from adaptive_search.encoder.granularity import Granularity  # noqa: E402
 from adaptive_search.encoder.torch_engine import TorchEngine  # noqa: E402
 from adaptive_search.errors import BackendUnavailable  # noqa: E402
 from adaptive_search.kernels.native import Engine  # noqa: E402
@@ -33,12 +34,15 @@ def loaded(
 
 
 def encode(
-    engine: TorchEngine | Engine, config: EncoderConfig, granularity: int = 1, bands: int = 3
+    engine: TorchEngine | Engine,
+    config: EncoderConfig,
+    granularity: Granularity = 1,
+    bands: int = 3,
 ) -> NDArray[np.float32]:
     rng = np.random.default_rng(2)
     ids = rng.integers(0, config.vocab_size, sum(LENGTHS), dtype=np.int32)
     offsets = np.cumsum([0, *LENGTHS], dtype=np.int64)
-    heads = np.full(config.n_layers, config.nheads // granularity, np.int32)
+    heads = np.array(config.heads(granularity), np.int32)
     return engine.encode(ids, offsets, heads, bands, 1)
 
 
@@ -46,8 +50,10 @@ def make_native(weights: checkpoint.Checkpoint) -> Engine:
     return Engine(weights.config.to_dict(), checkpoint.dequantize(weights.tensors))
 
 
-@pytest.mark.parametrize("granularity", [1, 2, 4])
-def test_it_equals_the_native_engine(loaded: checkpoint.Checkpoint, granularity: int) -> None:
+@pytest.mark.parametrize("granularity", [1, 2, 4, (8, 3), (1, 6)])
+def test_it_equals_the_native_engine(
+    loaded: checkpoint.Checkpoint, granularity: Granularity
+) -> None:
     got = encode(TorchEngine(loaded, "cpu"), loaded.config, granularity)
     want = encode(make_native(loaded), loaded.config, granularity)
     assert got.dtype == np.float32
@@ -55,9 +61,9 @@ def test_it_equals_the_native_engine(loaded: checkpoint.Checkpoint, granularity:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("granularity", [1, 2, 4])
+@pytest.mark.parametrize("granularity", [1, 2, 4, (8, 3), (1, 6)])
 def test_it_equals_the_native_engine_on_cuda(
-    loaded: checkpoint.Checkpoint, granularity: int
+    loaded: checkpoint.Checkpoint, granularity: Granularity
 ) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
