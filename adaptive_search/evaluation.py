@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptive_search.encoder.granularity import Granularity
 from adaptive_search.errors import QueryError
 from adaptive_search.indexes.funnel import SearchResult
 from adaptive_search.metrics import ndcg_at_k, recall_at_k
@@ -39,13 +40,13 @@ class Query:
 
 
 class Searcher(Protocol):
-    """What an evaluation needs of an index.
+    """What an evaluation needs of an index, or of anything else that ranks documents.
 
     Attributes:
         dims: nesting dimensions that the index holds, rising.
         rows: number of vectors, deleted ones among them.
-        granularity: divisor of the inner width that the documents were encoded with.
-        granularities: divisors that queries can be encoded with.
+        granularity: width of the encoder for the documents; see `Encoder.encode`.
+        granularities: those that queries can be encoded with.
     """
 
     @property
@@ -53,11 +54,11 @@ class Searcher(Protocol):
     @property
     def rows(self) -> int: ...  # noqa: D102
     @property
-    def granularity(self) -> int: ...  # noqa: D102
+    def granularity(self) -> Granularity: ...  # noqa: D102
     @property
-    def granularities(self) -> Sequence[int]: ...  # noqa: D102
+    def granularities(self) -> Sequence[Granularity]: ...  # noqa: D102
 
-    def encode_queries(self, texts: Sequence[str], granularity: int) -> NDArray[np.float32]:
+    def encode_queries(self, texts: Sequence[str], granularity: Granularity) -> NDArray[np.float32]:
         """Encode texts at a granularity, float32 (n, dims[-1])."""
 
     def search(
@@ -74,6 +75,10 @@ class Searcher(Protocol):
     def document_of(self, rows: NDArray[np.int64]) -> Sequence[str]:
         """Document id of each row."""
 
+
+class SamplingSearcher(Searcher, Protocol):
+    """A searcher that can also be measured without queries from elsewhere."""
+
     def sample_queries(self, count: int, seed: int) -> Sequence[Query]:
         """Texts of random chunks as queries, each under the id of its document."""
 
@@ -85,7 +90,7 @@ def read_queries(path: str | Path) -> list[Query]:
         QueryError: the file cannot be read, is empty, or a line is not such an object.
     """
     queries: dict[str, Query] = {}
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         where = f"{path}:{number}"
         try:
             record = json.loads(line)
@@ -113,7 +118,7 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
         QueryError: the file cannot be read, is empty, or a line is not a judgement.
     """
     qrels: dict[str, dict[str, int]] = {}
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         fields = next(csv.reader([line], delimiter="\t", quoting=csv.QUOTE_NONE))
         grade = _grade(fields)
         if grade is None:
@@ -127,6 +132,23 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
     if not qrels:
         raise QueryError(f"{path}: holds no judgements")
     return qrels
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Number and text of each line of a file that is not blank.
+
+    Raises:
+        QueryError: the file cannot be read, or is not UTF-8.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise QueryError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise QueryError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from None
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, line.rstrip("\r")
 
 
 def judged(queries: Iterable[Query], qrels: Qrels) -> list[Query]:
@@ -230,18 +252,6 @@ def _growing_hits(
         if wanted == most:
             return
         wanted = min(4 * wanted, most)
-
-
-def _lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise QueryError(f"{path}: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise QueryError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from None
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, line.rstrip("\r")
 
 
 def _grade(fields: Sequence[str]) -> int | None:

@@ -1,10 +1,13 @@
-"""Retrieval metrics for one query; the mean over queries is what reports show."""
+"""Retrieval metrics for one query, whose mean reports show, and the correlation of rankings."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 Item = TypeVar("Item", bound=Hashable)
 
@@ -55,6 +58,37 @@ def ndcg_at_k(ranking: Sequence[Item], gains: Mapping[Item, float], k: int) -> f
     ideal = sorted((max(gain, 0.0) for gain in gains.values()), reverse=True)
     found = [max(gains.get(item, 0.0), 0.0) for item in ranking]
     return _dcg(found[:k]) / _dcg(ideal[:k])
+
+
+def spearman(a: ArrayLike, b: ArrayLike) -> float:
+    """Correlation of the ranks of two columns of numbers; equal numbers share their mean rank.
+
+    Args:
+        a: float (n,).
+        b: float (n,), what belongs to each number of a.
+
+    Returns:
+        From -1 to 1; NaN where all numbers of a column are equal.
+
+    Raises:
+        ValueError: the columns are no two lists of equal length, at least 2, or hold NaN.
+
+    Source: Spearman 1904, The proof and measurement of association between two things.
+    """
+    columns = [np.asarray(values, dtype=np.float64) for values in (a, b)]
+    if columns[0].ndim != 1 or columns[0].shape != columns[1].shape or len(columns[0]) < 2:
+        raise ValueError(f"shapes {columns[0].shape} and {columns[1].shape}; expected (n,), n > 1")
+    if np.isnan(columns).any():
+        raise ValueError("the rank of NaN is undefined")
+    x, y = (ranks - ranks.mean() for ranks in map(_mean_ranks, columns))
+    lengths = np.sqrt((x @ x) * (y @ y))
+    return float(x @ y / lengths) if lengths else math.nan
+
+
+def _mean_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: NDArray[np.float64] = np.cumsum(counts) - (counts - 1) / 2
+    return ranks[places]
 
 
 def _dcg(gains: Sequence[float]) -> float:

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adaptive_search import tables
+from adaptive_search.encoder.granularity import granularity_name
 from adaptive_search.errors import QueryError
 from adaptive_search.evaluation import (
     Qrels,
     Query,
+    SamplingSearcher,
     Searcher,
     judged,
     latencies,
@@ -210,7 +212,7 @@ def storage_report(
 
 
 def quality_report(
-    searcher: Searcher,
+    searcher: SamplingSearcher,
     queries: Sequence[Query] | None = None,
     qrels: Qrels | None = None,
     *,
@@ -250,6 +252,12 @@ def quality_report(
     )
 
 
+def rerank_dims(dims: Sequence[int]) -> list[int]:
+    """The dims that funnels are measured at: 512 and the highest, or what comes near."""
+    head, *higher = dims
+    return sorted({min(higher, key=lambda dim: abs(dim - 8 * head)), higher[-1]} if higher else ())
+
+
 class _Measurement:
     """One index, its encoded queries, and what they should find."""
 
@@ -279,11 +287,12 @@ class _Measurement:
         return pd.DataFrame(rows)
 
     def funnels(self, shortlists: Sequence[int]) -> pd.DataFrame:
-        """Funnels from the lowest dimension to 512 and the highest, or what comes near."""
+        """Funnels from the lowest dimension."""
         import pandas as pd
 
-        head, *higher = self.searcher.dims
-        if not higher:
+        head = self.searcher.dims[0]
+        reranks = rerank_dims(self.searcher.dims)
+        if not reranks:
             return pd.DataFrame(
                 columns=[
                     "shortlist_dim",
@@ -296,7 +305,6 @@ class _Measurement:
                     KEPT,
                 ]
             )
-        reranks = sorted({min(higher, key=lambda dim: abs(dim - 8 * head)), higher[-1]})
         rows = []
         for dim in reranks:
             for shortlist in shortlists:
@@ -344,28 +352,24 @@ def _granularities(
     """Quality of each pair of document and query width, by documents, at the highest dimension."""
     import pandas as pd
 
-    searchers = sorted(searchers, key=lambda searcher: searcher.granularity)
+    searchers = sorted(searchers, key=lambda searcher: granularity_name(searcher.granularity))
     texts = [query.text for query in queries]
     truth: Sequence[Sequence[str]] | None = (
         None if qrels is None else relevant_documents(queries, qrels)
     )
     rows = []
     for searcher in searchers:
-        for granularity in sorted(searcher.granularities):
+        for granularity in sorted(searcher.granularities, key=granularity_name):
             vectors = searcher.encode_queries(texts, granularity)
             search = partial(searcher.search, vectors, dim=searcher.dims[-1], exact=True)
             ranking = rank_documents(searcher, queries, search, K, most=searcher.rows)
             truth = ranking if truth is None else truth  # the widest pair comes first
             rows.append(
                 {
-                    "document": _width(searcher.granularity),
-                    "query": _width(granularity),
+                    "document": granularity_name(searcher.granularity),
+                    "query": granularity_name(granularity),
                     NDCG: np.nan if qrels is None else mean_ndcg(ranking, queries, qrels, K),
                     RECALL: mean_recall(ranking, truth, K),
                 }
             )
     return pd.DataFrame(rows)
-
-
-def _width(granularity: int) -> str:
-    return "1" if granularity == 1 else f"1/{granularity}"
