@@ -6,8 +6,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,13 @@ from adaptive_search import QueryError, __version__
 from adaptive_search.command_options import (
     INTERRUPTED,
     CommandGroup,
+    asks_for_sets,
     device_option,
     format_option,
     granularity_option,
     index_option,
     search_options,
+    set_options,
     threads_option,
     weights_option,
 )
@@ -30,6 +33,10 @@ if TYPE_CHECKING:
     from adaptive_search.encoder.granularity import Granularity
     from adaptive_search.index import AdaptiveIndex
     from adaptive_search.indexing import IndexSummary
+    from adaptive_search.reports import QualityReport
+    from adaptive_search.set_report import SetReport
+
+    Measured = tuple[QualityReport | SetReport, Callable[[], str]]  # and its page, when wanted
 
 MAX_QUERY_BYTES = 1 << 20  # of stdin; any text of that size has more tokens than can be read
 
@@ -211,7 +218,7 @@ def encode(
 
 @main.group()
 def report() -> None:
-    """Storage and quality of an index, dimension by dimension."""
+    """Storage and quality, dimension by dimension."""
 
 
 @report.command()
@@ -229,6 +236,7 @@ def storage(index_path: Path, output: str) -> None:
 @click.option(
     "--all-granularities", is_flag=True, help="Encode the corpus at every width (takes time)."
 )
+@set_options
 @click.option(
     "--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write a page with plots."
 )
@@ -236,32 +244,30 @@ def storage(index_path: Path, output: str) -> None:
 @device_option
 @threads_option
 @format_option("table", "json", "csv", "markdown")
+@click.pass_context
 def quality(
-    index_path: Path,
+    context: click.Context,
     queries: Path | None,
     qrels: Path | None,
-    all_granularities: bool,
     html: Path | None,
-    weights: Path | None,
-    device: str,
-    threads: int | None,
     output: str,
+    **asked: Any,  # noqa: ANN401
 ) -> None:
-    """Recall, nDCG and latency for each dimension, funnel and granularity."""
-    from adaptive_search.evaluation import read_qrels, read_queries
+    """Recall, nDCG and latency for each dimension, funnel and granularity.
 
+    Of an index; or, with --sets and --sts, of the encoder itself on retrieval sets (nDCG@10,
+    recall@100) and sentence pairs (Spearman correlation).
+    """
     if qrels and not queries:
         raise click.UsageError("--qrels needs --queries")
     if html and not html.absolute().parent.is_dir():
         raise click.UsageError(f"--html {html}: there is no such folder")
-    given = read_queries(queries) if queries else None
-    judgements = read_qrels(qrels) if qrels else None
-    reports = _open(index_path, weights, device, threads).report()
-    measured = reports.quality(given, judgements, all_granularities=all_granularities)
+    if asks_for_sets(context):
+        measured, page = _quality_of_sets(**asked)
+    else:
+        measured, page = _quality_of_index(queries, qrels, **asked)
     if html:
-        from adaptive_search.report_html import report_page
-
-        html.write_text(report_page(reports.storage(), measured), encoding="utf-8")
+        html.write_text(page(), encoding="utf-8")
         click.echo(f"wrote {html}", err=True)
     _print_report(measured, output)
 
@@ -497,6 +503,57 @@ def _open_or_create(
         yield created
     finally:
         created.remove_if_unused()
+
+
+def _quality_of_index(
+    queries: Path | None,
+    qrels: Path | None,
+    *,
+    index_path: Path,
+    all_granularities: bool,
+    weights: Path | None,
+    device: str,
+    threads: int | None,
+    **_: Any,  # noqa: ANN401
+) -> Measured:
+    from adaptive_search.evaluation import read_qrels, read_queries
+    from adaptive_search.report_html import report_page
+
+    given = read_queries(queries) if queries else None
+    judgements = read_qrels(qrels) if qrels else None
+    reports = _open(index_path, weights, device, threads).report()
+    measured = reports.quality(given, judgements, all_granularities=all_granularities)
+    return measured, lambda: report_page(reports.storage(), measured)
+
+
+def _quality_of_sets(
+    *,
+    sets: tuple[Path, ...],
+    sts: tuple[Path, ...],
+    granularities: tuple[Granularity, ...],
+    document_tokens: int | None,
+    peers: bool,
+    weights: Path | None,
+    device: str,
+    threads: int | None,
+    **_: Any,  # noqa: ANN401
+) -> Measured:
+    from adaptive_search import Encoder
+    from adaptive_search.evaluation_sets import find_pairs, find_sets
+    from adaptive_search.peers import load_peers
+    from adaptive_search.report_html import sets_page
+    from adaptive_search.set_measurement import measure_sets
+
+    measured = measure_sets(
+        Encoder.load(weights, device=device, threads=threads),
+        find_sets(sets),
+        find_pairs(sts),
+        granularities=granularities,
+        document_tokens=document_tokens,
+        peers=load_peers(threads) if peers else (),
+        note=partial(click.echo, err=True) if sys.stderr.isatty() else lambda _: None,
+    )
+    return measured, lambda: sets_page(measured)
 
 
 def _parse_filters(filters: tuple[str, ...]) -> dict[str, list[str]] | None:

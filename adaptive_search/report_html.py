@@ -10,11 +10,13 @@ import html
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from adaptive_search import tables
 from adaptive_search.errors import MissingExtra
 from adaptive_search.reports import CELLS, NDCG, RECALL, QualityReport, StorageReport
+from adaptive_search.set_report import CHUNKS, TITLES, SetReport, to_show
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,6 +134,28 @@ def report_page(
     )
 
 
+def sets_page(report: SetReport, *, title: str = "Quality on evaluation sets") -> str:
+    """Write a report on evaluation sets as one self-contained HTML page.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    sections = []
+    for measure, table in report.tables().items():
+        heading = TITLES[measure]
+        text = (
+            f"{heading} by dimension, exact search, mean over the sets. In the figures, kept is "
+            "the share of the full vector's mean, and of ... that of a peer's."
+        )
+        plot = _plot(partial(_draw_widths, table=table, label=heading))
+        sections.append(_section(heading, text, plot, *to_show(table)))
+    return _PAGE.format(
+        title=html.escape(title),
+        summary=html.escape(f"{report.summary()}."),
+        sections="\n".join(sections),
+    )
+
+
 def _quality_sections(quality: QualityReport) -> list[str]:
     found = "relevant documents" if quality.judged else "the ten best chunks of full exact search"
     return [
@@ -218,6 +242,44 @@ def _draw_quality(axes: Axes, rows: pd.DataFrame, measures: Sequence[str]) -> No
     axes.set_xlabel("dimensions")
     axes.set_ylabel("quality (1 is best)")
     axes.grid(visible=False, axis="x")
+
+
+def _draw_widths(axes: Axes, table: pd.DataFrame, label: str) -> None:
+    """Means by dimension, a line for each width that tells most, and one for each peer."""
+    exact = table[table["search"] == table["dim"].astype(str)]
+    if "vectors" in table:
+        exact = exact[exact["vectors"] == CHUNKS]
+    dims = sorted(set(exact["dim"]))
+    for (name, line), color in zip(_lines(exact), (_FIRST, _SECOND, _THIRD), strict=False):
+        places = [dims.index(dim) for dim in line["dim"]]
+        axes.plot(places, line["mean"], color=color, marker="o", linewidth=2, label=name)
+    for _, peer in table[table["dim"].isna()].iterrows():
+        axes.axhline(peer["mean"], color=_MUTED, linewidth=1.5, linestyle="--")
+        axes.annotate(
+            peer["search"],
+            (0, peer["mean"]),
+            xytext=(0, 3),
+            textcoords="offset points",
+            color=_MUTED,
+        )
+    axes.legend(loc="lower right", fontsize=10)
+    axes.margins(y=0.2)
+    axes.set_xticks(range(len(dims)), [str(dim) for dim in dims])
+    axes.set_xlabel("dimensions")
+    axes.set_ylabel(label)
+    axes.grid(visible=False, axis="x")
+
+
+def _lines(exact: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The widest line, the one of the widest documents and narrowest queries, and the narrowest."""
+    if "width" in exact:
+        lines = [(f"width {width}", line) for width, line in exact.groupby("width", sort=False)]
+        return [lines[0], *lines[1:][-1:]]
+    groups = dict(list(exact.groupby(["document", "query"], sort=False)))
+    widest = next(iter(groups))[0]
+    mixed = [key for key in groups if key[0] == widest][-1]
+    chosen = dict.fromkeys([next(iter(groups)), mixed, list(groups)[-1]])
+    return [(f"documents {key[0]}, queries {key[1]}", groups[key]) for key in chosen]
 
 
 def _draw_front(axes: Axes, quality: QualityReport) -> None:
@@ -356,15 +418,17 @@ def _plot(draw: Callable[[Axes], None], *, height: float = 4.3) -> str:
     return re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg[svg.index("<svg") :], count=1)
 
 
-def _section(title: str, text: str, plot: str, table: pd.DataFrame) -> str:
+def _section(
+    title: str, text: str, plot: str, table: pd.DataFrame, cells: tables.Cells = CELLS
+) -> str:
     return (
         f"<section>\n<h2>{html.escape(title)}</h2>\n<p>{html.escape(text)}</p>\n{plot}\n"
-        f"<details><summary>Figures</summary>\n{_table(table)}\n</details>\n</section>"
+        f"<details><summary>Figures</summary>\n{_table(table, cells)}\n</details>\n</section>"
     )
 
 
-def _table(table: pd.DataFrame) -> str:
-    header, *rows = tables.cell_rows(table.dropna(axis="columns", how="all"), CELLS)
+def _table(table: pd.DataFrame, cells: tables.Cells) -> str:
+    header, *rows = tables.cell_rows(table.dropna(axis="columns", how="all"), cells)
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     body = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
     lines = "\n".join(f"<tr>{row}</tr>" for row in [head, *body])

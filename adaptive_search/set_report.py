@@ -7,7 +7,7 @@ plots is `report_html`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ STS_KEYS = ["width", "search", "dim"]
 STS_COLUMNS = ["set", *STS_KEYS, SPEARMAN]
 _RESERVED = {*RETRIEVAL_COLUMNS, *STS_COLUMNS, "mean", "kept"}
 CHUNKS, DOCUMENTS = "chunks", "documents"
+TITLES = {NDCG: "nDCG@10", SPEARMAN: "Spearman correlation of sentence pairs"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,14 +66,14 @@ class SetReport:
     def to_text(self) -> str:
         """The report for a terminal."""
         parts = [f"Quality: {self.summary()}"]
-        for title, table, cells in self.titled():
+        for title, table, cells in self._titled():
             parts.append(f"{title}\n\n{tables.to_text(table, cells)}")
         return "\n\n".join(parts) + "\n"
 
     def to_markdown(self) -> str:
         """The report in Markdown."""
         parts = [f"## Quality\n\n{self.summary()}"]
-        for title, table, cells in self.titled():
+        for title, table, cells in self._titled():
             parts.append(f"### {title}\n\n{tables.to_markdown(table, cells)}")
         return "\n\n".join(parts) + "\n"
 
@@ -86,28 +87,23 @@ class SetReport:
             parts.append(f"sentence pairs of {', '.join(dict.fromkeys(self.sts['set']))}")
         return "; ".join(parts)
 
-    def titled(self) -> list[tuple[str, pd.DataFrame, tables.Cells]]:
-        """Titles, tables with a column for each set, and how to print their cells."""
-        found = []
-        for title, rows, keys, measure in (
-            ("nDCG@10", self.retrieval, RETRIEVAL_KEYS, NDCG),
-            ("Spearman correlation of sentence pairs", self.sts, STS_KEYS, SPEARMAN),
-        ):
-            if len(rows):
-                table = wide(rows, keys, measure)
-                hidden = [name for name in ("dim", "shortlist") if name in table]
-                if "vectors" in table and DOCUMENTS not in set(table["vectors"]):
-                    hidden.append("vectors")
-                shown = table.drop(columns=hidden)
-                found.append((title, shown, _cells(shown, keys)))
-        return found
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """What was measured, by measure: a row for each way, a column for each set; see `wide`."""
+        measured = {
+            NDCG: wide(self.retrieval, RETRIEVAL_KEYS, NDCG),
+            SPEARMAN: wide(self.sts, STS_KEYS, SPEARMAN),
+        }
+        return {measure: table for measure, table in measured.items() if len(table)}
+
+    def _titled(self) -> list[tuple[str, pd.DataFrame, tables.Cells]]:
+        return [(TITLES[measure], *to_show(table)) for measure, table in self.tables().items()]
 
 
 def wide(rows: pd.DataFrame, keys: Sequence[str], measure: str) -> pd.DataFrame:
     """One row for each way to measure, and one column for each set.
 
     Beside them the mean over the sets, the mean recall where there is one, and the mean as a share
-    of that of the full vector (`kept`) and of each peer (`of <name>`).
+    of that of the full vector at the widest (`kept`) and of each peer (`of <name>`).
     """
     import pandas as pd
 
@@ -127,26 +123,29 @@ def wide(rows: pd.DataFrame, keys: Sequence[str], measure: str) -> pd.DataFrame:
     if RECALL in rows:
         table[RECALL] = [_mean(values) for values in recalls.values()]
     ours = table["dim"].notna()
-    table["kept"] = (table["mean"] / full_mean(table)).where(ours)
+    if ours.any():
+        highest = table["dim"] == table["dim"].dropna().max()
+        table["kept"] = (table["mean"] / table.loc[highest, "mean"].iloc[0]).where(ours)
     for _, peer in table[~ours].iterrows():
         table[f"of {peer['search']}"] = (table["mean"] / peer["mean"]).where(ours)
     return table
 
 
-def full_mean(table: pd.DataFrame) -> float:
-    """Mean of the full vector in a wide table: of its first row at the highest dimension."""
-    return float(table.loc[table["dim"] == table["dim"].dropna().max(), "mean"].iloc[0])
-
-
-def _mean(values: Any) -> float:  # noqa: ANN401
-    values = list(values)
-    return sum(values) / len(values)
-
-
-def _cells(table: pd.DataFrame, keys: Sequence[str]) -> Mapping[str, tables.Cell]:
-    share = "{:.1%}".format
-    return {
-        name: share if name == "kept" or name.startswith("of ") else "{:.4f}".format
+def to_show(table: pd.DataFrame) -> tuple[pd.DataFrame, tables.Cells]:
+    """A wide table without what the reader knows or can do without, and how to print its cells."""
+    hidden = [name for name in ("dim", "shortlist") if name in table]
+    if "vectors" in table and DOCUMENTS not in set(table["vectors"]):
+        hidden.append("vectors")
+    shares = {name for name in table.columns if name == "kept" or name.startswith("of ")}
+    keys = {*RETRIEVAL_KEYS, *STS_KEYS}
+    cells = {
+        name: ("{:.1%}" if name in shares else "{:.4f}").format
         for name in table.columns
         if name not in keys
     }
+    return table.drop(columns=hidden), cells
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values)
