@@ -19,6 +19,7 @@ from adaptive_search.errors import BackendUnavailable, QueryError, WeightsError
 
 if TYPE_CHECKING:
     from adaptive_search.encoder.selection import Selection
+    from adaptive_search.encoder.width_search import Mix
 
 Vectors = NDArray[np.float32]
 
@@ -216,6 +217,26 @@ class Encoder:
         from adaptive_search.encoder.selection import select
 
         return select(self.directory, min_accuracy, max_latency_ms, max_memory_mb, vectors)
+
+    def select_widths(self, texts: Sequence[str], max_cost: float = 0.5) -> Mix:
+        """The heads of each layer that keep vectors closest to full width, for less compute.
+
+        Takes some seconds; `width_search` has the steps and all that they measure.
+
+        Args:
+            texts: a sample of what is to be encoded; evenly spaced ones are used.
+            max_cost: most multiply-adds a token, as a share of the full width's.
+
+        Returns:
+            The mix; its `heads` are a granularity.
+
+        Raises:
+            QueryError: there are no texts, or nothing costs as little as max_cost.
+        """
+        from adaptive_search.encoder import width_search
+
+        ids = width_search.sample_ids(self, texts)
+        return width_search.best_mix(width_search.search_widths(self, ids), max_cost)
 
 
 def available_threads() -> int:
