@@ -18,7 +18,11 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 # Options of `report quality`: one kind or the other.
 INDEX_MEASURE = ("index_path", "queries", "qrels", "all_granularities")
-SETS_MEASURE = ("granularities", "document_tokens", "peers")
+SETS_MEASURE = {
+    "granularities": ("sets", "sts"),
+    "peers": ("sets", "sts"),
+    "document_tokens": ("sets",),
+}
 GRANULARITY_METAVAR = "1|1/2|1/4|1/8|HEADS,..."
 
 Command = Callable[..., Any]
@@ -176,12 +180,14 @@ def asks_for_sets(context: click.Context) -> bool:
         for option in context.command.params
         if option.name and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
     }
-    of_index = [given[name] for name in INDEX_MEASURE if name in given]
-    of_sets = [given[name] for name in SETS_MEASURE if name in given]
-    if not {"sets", "sts"} & set(given):
-        if of_sets:
-            raise click.UsageError(f"{of_sets[0]} needs --sets or --sts")
+    for name, kinds in SETS_MEASURE.items():
+        if name in given and not given.keys() & set(kinds):
+            wanted = " or ".join(f"--{kind}" for kind in kinds)
+            raise click.UsageError(f"{given[name]} needs {wanted}")
+    if not given.keys() & {"sets", "sts"}:
         return False
-    if of_index:
-        raise click.UsageError(f"{of_index[0]} is for an index; give it without --sets and --sts")
+    for name in INDEX_MEASURE:
+        if name in given:
+            option = given[name]
+            raise click.UsageError(f"{option} is for an index; give it without --sets and --sts")
     return True

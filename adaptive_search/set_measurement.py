@@ -232,7 +232,7 @@ def _quality(
 
 def _row(data: RetrievalSet, quality: Quality, **how: Any) -> Row:  # noqa: ANN401
     figures = {NDCG: quality.ndcg_at_10, RECALL: quality.recall_at_100}
-    return {"set": data.name, **how, **figures}
+    return {**dict.fromkeys(RETRIEVAL_COLUMNS), "set": data.name, **how, **figures}
 
 
 def _peer_quality(peer: Peer, data: RetrievalSet, cache: Path | None) -> Quality:
@@ -279,4 +279,5 @@ def _peer_similarity(data: PairSet, peer: Peer) -> Iterator[Row]:
     cosines = peer.similarities(data.first, data.second)
     if cosines is not None:
         value = round(spearman(cosines, data.scores), 4)
-        yield {"set": data.name, "search": peer.name, SPEARMAN: value}
+        row: Row = {"set": data.name, "search": peer.name, SPEARMAN: value}
+        yield {**dict.fromkeys(STS_COLUMNS), **row}

@@ -530,6 +530,58 @@ def test_bad_quality_reports(index: Path, here: Path, run: Run) -> None:
     run("report", "quality", "--html", "nowhere/page.html").fails_with(2, "no such folder")
 
 
+@pytest.fixture
+def sets(here: Path) -> Path:
+    """A folder with one retrieval set, and a file of sentence pairs beside it."""
+    folder = here / "sets" / "plants"
+    (folder / "qrels").mkdir(parents=True)
+    names = ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv")
+    for source, name in zip(beir(here), names, strict=True):
+        source.rename(folder / name)
+    (here / "pairs.tsv").write_text(
+        "score\tsentence1\tsentence2\n5\tthe sun\tthe sun\n1\tthe sun\twater of the cell\n"
+    )
+    return here / "sets"
+
+
+def test_report_quality_of_sets_and_pairs(here: Path, sets: Path, run: Run) -> None:
+    asked = ("report", "quality", "--sets", sets, "--sts", "pairs.tsv")
+    widths = ("--granularity", "1", "--granularity", "1/8", "--document-tokens", "64")
+    result = run(*asked, *widths, "--format", "json")
+    assert (result.code, result.err) == (0, "")
+    found = result.json
+    assert list(found) == ["fingerprint", "sets", "retrieval", "sts"]
+    assert found["sets"] == [{"set": "plants", "documents": 3, "queries": 3}]
+    assert {(r["document"], r["query"]) for r in found["retrieval"]} == {
+        ("1", "1"),
+        ("1", "1/8"),
+        ("1/8", "1/8"),
+    }
+    assert {r["vectors"] for r in found["retrieval"]} == {"chunks", "documents"}
+    assert {r["dim"] for r in found["sts"]} == set(DIMS)
+    for name, text in {"table": "64 -> 512", "csv": "sts,pairs", "markdown": "### nDCG@10"}.items():
+        assert text in run(*asked, "--granularity", "1/8", "--format", name).out
+
+
+def test_report_quality_of_bad_sets(here: Path, index: Path, sets: Path, run: Run) -> None:
+    quality = ("report", "quality")
+    run(*quality, "--sets", "nowhere").fails_with(1, "nowhere: no folder with corpus.jsonl")
+    run(*quality, "--sts", "nowhere").fails_with(1, "nowhere: No such file")
+    (here / "bad.tsv").write_text("score\tsentence1\tsentence2\nnan\ta\tb\n")
+    run(*quality, "--sts", "bad.tsv").fails_with(1, "bad.tsv:2: score 'nan'")
+    run(*quality, "--peers").fails_with(2, "--peers needs --sets or --sts")
+    run(*quality, "--granularity", "1/2").fails_with(2, "--granularity needs --sets or --sts")
+    run(*quality, "--sets", sets, "--index", index).fails_with(2, "--index is for an index")
+    run(*quality, "--sts", "bad.tsv", "--all-granularities").fails_with(2, "--all-granularities")
+    run(*quality, "--sts", "bad.tsv", "--document-tokens", "9").fails_with(2, "needs --sets")
+    run(*quality, "--sets", sets, "--document-tokens", "9999").fails_with(1, "from 3 to 512")
+
+
+def test_peers_need_their_extra(sets: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    run("report", "quality", "--sets", sets, "--peers").fails_with(1, "adaptive-search[eval]")
+
+
 def test_status_verify_compact_and_export(index: Path, here: Path, run: Run) -> None:
     status = run("status", "--format", "json").json
     assert (status["documents"], status["chunks"], status["dims"]) == (3, 3, DIMS)

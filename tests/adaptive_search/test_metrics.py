@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptive_search.metrics import ndcg_at_k, recall_at_k
+from adaptive_search.metrics import ndcg_at_k, recall_at_k, spearman
 
 
 def test_recall_counts_the_relevant_among_the_first_k() -> None:
@@ -59,3 +61,25 @@ def test_metrics_without_anything_relevant_are_undefined() -> None:
         ndcg_at_k(["a"], {"a": 0}, 3)
     with pytest.raises(ValueError, match="k=0"):
         recall_at_k(["a"], ["a"], 0)
+
+
+def test_correlation_of_known_ranks() -> None:
+    assert spearman([1, 2, 3, 4], [10, 20, 30, 1000]) == pytest.approx(1)
+    assert spearman([1, 2, 3, 4], [4, 3, 2, -1]) == pytest.approx(-1)
+    # Without ties 1 - 6 sum(d^2) / (n^3 - n), d = 0, 1, -1, 0.
+    assert spearman([1, 2, 3, 4], [1, 3, 2, 4]) == pytest.approx(1 - 12 / 60)
+    assert spearman([1, 1, 2], [1, 2, 3]) == pytest.approx(math.sqrt(3) / 2)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=30))
+def test_equal_numbers_share_their_mean_rank(pairs: list[tuple[int, int]]) -> None:
+    expected = pd.DataFrame(pairs, dtype=float).corr(method="spearman").iloc[0, 1]
+    found = spearman(*zip(*pairs, strict=True))
+    assert found == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+
+def test_correlation_needs_numbers_in_pairs() -> None:
+    assert math.isnan(spearman([1, 2], [3, 3]))
+    for a, b in (([1], [1]), ([1, 2], [1, 2, 3]), ([[1, 2]], [[1, 2]]), ([1, np.nan], [1, 2])):
+        with pytest.raises(ValueError):
+            spearman(a, b)

@@ -11,8 +11,14 @@ import pandas as pd
 import pytest
 
 from adaptive_search.errors import MissingExtra
-from adaptive_search.report_html import report_page
+from adaptive_search.report_html import report_page, sets_page
 from adaptive_search.reports import QualityReport, StorageReport, storage_report
+from adaptive_search.set_report import (
+    RETRIEVAL_COLUMNS,
+    SET_COLUMNS,
+    STS_COLUMNS,
+    SetReport,
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +55,40 @@ def quality(*, judged: bool, documents: tuple[str, ...] = ("1", "1/2")) -> Quali
     granularities = pd.DataFrame(pairs, columns=["document", "query"])
     granularities = granularities.assign(**{"ndcg@10": grade, "recall@10": 0.9})
     return QualityReport(20, judged, rows, funnels, granularities)
+
+
+def sets(*, widths: tuple[str, ...] = ("1", "1/8"), peers: bool = True) -> SetReport:
+    pairs = [(widths[0], query) for query in widths] + [(width, width) for width in widths[1:]]
+    retrieval = [
+        ["<one>", "chunks", document, query, str(dim), dim, None, 0.5, 0.9]
+        for document, query in pairs
+        for dim in (64, 128)
+    ]
+    sts = [["stsb", width, str(dim), dim, 0.8] for width in widths for dim in (64, 128)]
+    if peers:
+        retrieval.append(["<one>", None, None, None, "BM25", None, None, 0.6, 0.9])
+        sts.append(["stsb", None, "MiniLM-L6", None, 0.7])
+    tables = [
+        pd.DataFrame(rows, columns=columns, dtype=object)
+        for rows, columns in (
+            ([["<one>", 10, 5]], SET_COLUMNS),
+            (retrieval, RETRIEVAL_COLUMNS),
+            (sts, STS_COLUMNS),
+        )
+    ]
+    return SetReport("weights-a", *tables)
+
+
+@pytest.mark.parametrize("peers", [True, False])
+@pytest.mark.parametrize("widths", [("1", "1/2", "1/4", "1/8"), ("1/8",)])
+def test_evaluation_sets_have_a_plot_for_each_measure(widths: tuple[str, ...], peers: bool) -> None:
+    text = sets_page(sets(widths=widths, peers=peers))
+    page = Page(text)
+    assert page.tags.count("svg") == page.tags.count("table") == 2
+    assert f"documents {widths[0]}, queries {widths[-1]}" in text
+    assert ("of BM25" in text) == peers
+    assert "&lt;one&gt;" in text and "<one>" not in text
+    assert not {"script", "img", "link", "iframe"} & set(page.tags)
 
 
 class Page(HTMLParser):
