@@ -423,9 +423,45 @@ def analyze(
 
     limits = (min_accuracy, max_latency_ms, max_memory_mb, vectors)
     found = analyze_weights(weights, *limits)
-    click.echo(json.dumps(found.to_dict()) if output == "json" else found.to_text(), nl=False)
-    if output == "json":
-        click.echo()
+    _print_analysis(found, output)
+
+
+@main.command()
+@click.argument("corpus", type=click.Path(path_type=Path))
+@click.option(
+    "--max-compute",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.5,
+    show_default=True,
+    help="Share of the full width's multiply-adds.",
+)
+@weights_option
+@threads_option
+@format_option("table", "json")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def widths(
+    corpus: Path,
+    max_compute: float,
+    weights: Path | None,
+    threads: int | None,
+    output: str,
+    quiet: bool,
+) -> None:
+    """Search for the best width of each layer on passages of a file or folder.
+
+    Takes a minute or less; Ctrl-C ends it with what was found so far.
+    """
+    from adaptive_search import Encoder
+    from adaptive_search.terminal import counter
+    from adaptive_search.width_report import report_widths
+
+    encoder = Encoder.load(weights, threads=threads)
+    with counter(quiet, "mixes measured") as report:
+        found = report_widths(corpus, encoder, max_compute, report=report)
+    _print_analysis(found, output)
+    if found.interrupted:
+        click.echo("interrupted: this is what was measured so far", err=True)
+        sys.exit(INTERRUPTED)
 
 
 @main.command()
@@ -605,6 +641,11 @@ def _print_report(result: Any, output: str) -> None:  # noqa: ANN401
         "markdown": result.to_markdown,
     }[output]()
     click.echo(text.rstrip("\n"))
+
+
+def _print_analysis(found: Any, output: str) -> None:  # noqa: ANN401
+    text = json.dumps(found.to_dict()) + "\n" if output == "json" else found.to_text()
+    click.echo(text, nl=False)
 
 
 def _print_record(record: dict[str, Any], output: str) -> None:

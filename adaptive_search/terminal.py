@@ -55,6 +55,23 @@ def progress(quiet: bool) -> Iterator[Callable[[IndexSummary], None]]:
         sys.stderr.write(ERASE_LINE)
 
 
+@contextmanager
+def counter(quiet: bool, what: str) -> Iterator[Callable[[int], None]]:
+    """What shows a running count on stderr, if that is a terminal and it is wanted."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+
+    def show(count: int) -> None:
+        sys.stderr.write(f"{ERASE_LINE}{count:,} {what}")
+        sys.stderr.flush()
+
+    try:
+        yield show
+    finally:
+        sys.stderr.write(ERASE_LINE)
+
+
 def format_hits(hits: Hits, output: str, *, columns: int, highlight: bool) -> str:
     """Hits as table, json, jsonl or csv.
 

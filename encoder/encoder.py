@@ -228,7 +228,7 @@ class Encoder:
             max_cost: most multiply-adds a token, as a share of the full width's.
 
         Returns:
-            The mix; its `heads` are a granularity.
+            The mix; encode with its `granularity`.
 
         Raises:
             QueryError: there are no texts, or nothing costs as little as max_cost.

@@ -6,9 +6,10 @@ of the full width. Cost is counted, not timed, so that an answer does not depend
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from adaptive_search.errors import QueryError
 if TYPE_CHECKING:
     from adaptive_search.encoder.encoder import Encoder
 
+Item = TypeVar("Item")
+Heads = tuple[int, ...]  # of each layer
+
 SAMPLE_TEXTS = 32
 SAMPLE_TOKENS = 64  # of each text; together they bound the time of a search
 
@@ -30,12 +34,12 @@ class Mix:
     """One way to run the layers, as it was measured.
 
     Attributes:
-        heads: active heads of each layer; a granularity, as `Encoder.encode` takes it.
+        granularity: the heads of each layer, or the divisor that says the same.
         cost: multiply-adds a token, as a share of the full width's.
         cosines: for each dim, the mean cosine of a text's vector to its full-width vector.
     """
 
-    heads: tuple[int, ...]
+    granularity: Granularity
     cost: float
     cosines: Mapping[int, float]
 
@@ -90,14 +94,12 @@ def search_widths(
     for level in levels:
         config.heads((level,) * config.n_layers)
     measure = _Measure(encoder, ids)
-    ends = [(level,) * config.n_layers for level in reversed(levels)]
-    for uniform in [*map(config.heads, config.granularities), *ends]:
-        yield from measure.new([uniform])
-    for start, step in ((ends[0], -1), (ends[-1], 1)):
-        here = measure.known[start]
-        while reachable := list(_neighbours(here.heads, levels, step)):
+    uniform = [(level,) * config.n_layers for level in levels]
+    yield from measure.new([*map(config.heads, config.granularities), *uniform])
+    for here, step in ((uniform[-1], -1), (uniform[0], 1)):
+        while reachable := list(_neighbours(here, levels, step)):
             yield from measure.new(reachable)
-            here = max((measure.known[heads] for heads in reachable), key=_gain(here, step))
+            here = max(reachable, key=partial(measure.gain, here, step))
 
 
 def front(mixes: Iterable[Mix]) -> list[Mix]:
@@ -126,23 +128,26 @@ def best_mix(mixes: Iterable[Mix], max_cost: float) -> Mix:
 
 
 def sample_ids(encoder: Encoder, texts: Sequence[str]) -> list[Ids]:
-    """Framed token ids of a sample of texts, evenly spaced, each cut at SAMPLE_TOKENS."""
-    places = np.unique(np.linspace(0, len(texts) - 1, SAMPLE_TEXTS).round().astype(int))
-    picked = [texts[place] for place in places] if len(texts) else []
+    """Framed token ids of a sample of texts, each cut at SAMPLE_TOKENS."""
     context = min(SAMPLE_TOKENS, encoder.config.context)
-    return encoder.tokenizer.encode_batch(picked, context=context)
+    return encoder.tokenizer.encode_batch(spread(texts), context=context)
+
+
+def spread(items: Sequence[Item]) -> list[Item]:
+    """At most SAMPLE_TEXTS evenly spaced items, the first and the last among them."""
+    count = min(len(items), SAMPLE_TEXTS)
+    return [items[round(place)] for place in np.linspace(0, len(items) - 1, count)]
 
 
 class _Measure:
     """Costs and cosines of mixes, each computed once."""
 
     def __init__(self, encoder: Encoder, ids: Sequence[Ids]) -> None:
-        self._encoder, self._ids = encoder, ids
+        self._encoder, self._config, self._ids = encoder, encoder.config, ids
         self._full = self._vectors(encoder.config.heads(1))
-        self._full_cost = multiply_adds(encoder.config)
-        self.known: dict[tuple[int, ...], Mix] = {}
+        self.known: dict[Heads, Mix] = {}
 
-    def new(self, mixes: Iterable[tuple[int, ...]]) -> Iterator[Mix]:
+    def new(self, mixes: Iterable[Heads]) -> Iterator[Mix]:
         """Measure those that are not known yet."""
         for heads in mixes:
             if heads not in self.known:
@@ -151,28 +156,22 @@ class _Measure:
                     dim: float(np.einsum("nd,nd->n", vectors[dim], self._full[dim]).mean())
                     for dim in vectors
                 }
-                cost = multiply_adds(self._encoder.config, heads) / self._full_cost
-                self.known[heads] = Mix(heads, cost, cosines)
+                cost = multiply_adds(self._config, heads) / multiply_adds(self._config)
+                self.known[heads] = Mix(self._config.canonical(heads), cost, cosines)
                 yield self.known[heads]
 
-    def _vectors(self, heads: tuple[int, ...]) -> dict[int, NDArray[np.float32]]:
+    def gain(self, here: Heads, step: int, there: Heads) -> float:
+        """Quality for compute: what a wider mix adds (step 1), or a narrower one keeps (-1)."""
+        old, new = self.known[here], self.known[there]
+        return step * (new.quality - old.quality) / (new.cost - old.cost)
+
+    def _vectors(self, heads: Heads) -> dict[int, NDArray[np.float32]]:
         vectors = self._encoder.encode_ids(self._ids, granularity=heads)
         return {dim: self._encoder.truncate(vectors, dim) for dim in self._encoder.dims}
 
 
-def _neighbours(
-    heads: tuple[int, ...], levels: Sequence[int], step: int
-) -> Iterator[tuple[int, ...]]:
+def _neighbours(heads: Heads, levels: Sequence[int], step: int) -> Iterator[Heads]:
     """Mixes with one layer a level narrower (-1) or wider (+1)."""
     for layer, level in enumerate(map(levels.index, heads)):
         if 0 <= level + step < len(levels):
             yield heads[:layer] + (levels[level + step],) + heads[layer + 1 :]
-
-
-def _gain(here: Mix, step: int) -> Callable[[Mix], float]:
-    """Quality for compute: what a wider mix adds, or a narrower one keeps."""
-
-    def gain(mix: Mix) -> float:
-        return step * (mix.quality - here.quality) / (mix.cost - here.cost)
-
-    return gain

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import re
@@ -22,7 +23,7 @@ import pytest
 
 from adaptive_search import benchmarking, doctor
 from adaptive_search.cli import main
-from adaptive_search.encoder import checkpoint
+from adaptive_search.encoder import checkpoint, width_search
 from adaptive_search.errors import ModelMismatchError
 from adaptive_search.index import AdaptiveIndex
 
@@ -631,6 +632,31 @@ def test_benchmark_doctor_and_analyze(
     assert "measured: here" in run("analyze", "--weights", weights).out
     run("analyze", "--weights", weights, "--min-accuracy", "0.95").fails_with(1, "90.0%")
     run("analyze", "--min-accuracy", "2").fails_with(2, "--min-accuracy")
+
+
+def test_widths(corpus: Path, run: Run) -> None:
+    found = run("widths", corpus, "--max-compute", "0.6", "--format", "json").json
+    assert {"best", "mixes", "uniform", "measured", "passages"} <= set(found)
+    assert found["best"]["compute"] <= 0.6
+    width = found["best"]["granularity"]
+    assert f"--granularity {width}" in run("widths", corpus, "--max-compute", "0.6").out
+    run("encode", "water", "--granularity", width)
+    run("widths", corpus, "--max-compute", "0.01").fails_with(1, "1.0%", "the least is")
+    run("widths", corpus, "--max-compute", "0").fails_with(2, "--max-compute")
+    run("widths", "nowhere").fails_with(1, "nowhere", "give an existing folder or file")
+
+
+def test_widths_interrupted(corpus: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = width_search.search_widths
+
+    def stopped(*given: Any) -> Iterator[width_search.Mix]:
+        yield from itertools.islice(search(*given), 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(width_search, "search_widths", stopped)
+    result = run("widths", corpus, "--max-compute", "1")
+    assert result.code == 130 and "2 mixes measured" in result.out
+    assert result.err == "interrupted: this is what was measured so far\n"
 
 
 # -- the program ---------------------------------------------------------------

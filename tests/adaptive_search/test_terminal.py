@@ -12,7 +12,7 @@ import pytest
 from adaptive_search.documents import Skipped
 from adaptive_search.hits import Hit, Hits
 from adaptive_search.indexing import IndexSummary
-from adaptive_search.terminal import format_fields, format_hits, format_summary, progress
+from adaptive_search.terminal import counter, format_fields, format_hits, format_summary, progress
 
 EVIL = "green \x1b[2Jleaf\x07 \x9b1m\r\nwater\u202e"
 
@@ -77,4 +77,7 @@ def test_progress_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
             report(IndexSummary(seen=12, chunks=34, tokens=56))
             report(IndexSummary(seen=13, chunks=35, tokens=57))
         assert stream.getvalue().count("\r\x1b[K") == expected
+        with counter(quiet, "mixes") as count:
+            count(1234)
+        assert ("1,234 mixes" in stream.getvalue()) == bool(expected)
         assert ("12 documents seen, 34 chunks, 56 tokens" in stream.getvalue()) == bool(expected)

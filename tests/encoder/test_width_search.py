@@ -71,25 +71,24 @@ def test_each_head_costs_the_same_wherever_it_is(heads: list[int], layer: int) -
 def test_every_mix_is_measured_once_and_as_it_encodes(
     encoder: Encoder, mixes: list[Mix], texts: list[str]
 ) -> None:
-    assert len({mix.heads for mix in mixes}) == len(mixes)
-    uniform = [mix.heads for mix in mixes[:3]]
-    assert uniform == [(8, 8, 8), (4, 4, 4), (2, 2, 2)]  # widest first
+    assert len({mix.granularity for mix in mixes}) == len(mixes)
+    assert [mix.granularity for mix in mixes[:3]] == [1, 2, 4]
     assert mixes[0].cost == 1
     assert mixes[0].quality == pytest.approx(1, abs=1e-6)
     for mix in mixes[:: len(mixes) // 4]:
         assert tuple(mix.cosines) == encoder.dims
         assert mix.quality == pytest.approx(sum(mix.cosines.values()) / len(encoder.dims))
         for dim, cosine in mix.cosines.items():
-            full, narrow = (encoder.encode(texts, dim, granularity=g) for g in (1, mix.heads))
+            full, narrow = (encoder.encode(texts, dim, granularity=g) for g in (1, mix.granularity))
             assert np.mean(np.sum(full * narrow, axis=1)) == pytest.approx(cosine, abs=1e-5)
 
 
-def test_a_layer_that_does_nothing_is_narrowed_first(mixes: list[Mix]) -> None:
-    idle = next(mix for mix in mixes if mix.heads == (8, 2, 8))
+def test_a_layer_that_does_nothing_is_narrowed_first(encoder: Encoder, mixes: list[Mix]) -> None:
+    idle = best_mix(mixes, 0.9)
+    assert idle.granularity == (8, 2, 8)
     assert idle.quality == pytest.approx(1, abs=1e-6)
     for mix in front(mixes):
-        assert mix.heads[1] == 2 or mix.cost == 1
-    assert best_mix(mixes, 0.9).heads == (8, 2, 8)
+        assert encoder.config.heads(mix.granularity)[1] == 2 or mix.cost == 1
 
 
 def test_it_is_deterministic_and_may_be_stopped(
@@ -104,8 +103,8 @@ def test_it_is_deterministic_and_may_be_stopped(
 def test_other_choices_of_heads(encoder: Encoder, texts: list[str]) -> None:
     ids = sample_ids(encoder, texts[:2])
     found = list(search_widths(encoder, ids, choices=[8, 5, 5]))
-    assert {heads for mix in found[3:] for heads in mix.heads} == {5, 8}
-    assert len(found) > 5
+    mixed = [mix.granularity for mix in found if isinstance(mix.granularity, tuple)]
+    assert {heads for granularity in mixed for heads in granularity} == {5, 8}
     for choices in ([0], [9], []):
         with pytest.raises(QueryError, match="heads"):
             list(search_widths(encoder, ids, choices=choices))
