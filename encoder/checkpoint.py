@@ -109,18 +109,13 @@ def quantize_rows(tensors: Mapping[str, NDArray[np.float32]]) -> Tensors:
     return result
 
 
-def dequantize(
-    tensors: Mapping[str, NDArray[Any]], *, keep: frozenset[str] = frozenset()
-) -> Tensors:
-    """Float32 tensors from int8 rows and scales, except those named in keep."""
+def dequantize(tensors: Mapping[str, NDArray[Any]]) -> Tensors:
+    """Float32 tensors from int8 rows and scales."""
     result: Tensors = {}
     for name, tensor in tensors.items():
-        if name.endswith(SCALE):
-            if name.removesuffix(SCALE) in keep:
-                result[name] = tensor
-        elif tensor.dtype == np.int8 and name not in keep:
+        if tensor.dtype == np.int8:
             result[name] = tensor.astype(np.float32) * tensors[name + SCALE][:, None]
-        else:
+        elif not name.endswith(SCALE):
             result[name] = tensor
     return result
 

@@ -18,12 +18,14 @@ from adaptive_search.encoder.tokenizer import Ids, Tokenizer
 from adaptive_search.errors import BackendUnavailable, QueryError, WeightsError
 
 if TYPE_CHECKING:
-    from adaptive_search.encoder.selection import Selection
+    from adaptive_search.encoder.selection import Preference, Selection
     from adaptive_search.encoder.width_search import Mix
+    from adaptive_search.kernels.native import Precision
 
 Vectors = NDArray[np.float32]
 
-EMBEDDING = "embedding.weight"
+# The fastest whose mean nDCG@10 stays within 0.5 % of fp32; see docs/performance.md.
+DEFAULT_PRECISION: Precision = "fp32"
 
 
 class Engine(Protocol):
@@ -57,7 +59,12 @@ class Encoder:
     """
 
     def __init__(
-        self, weights: checkpoint.Checkpoint, *, device: str = "cpu", threads: int | None = None
+        self,
+        weights: checkpoint.Checkpoint,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        precision: Precision = DEFAULT_PRECISION,
     ) -> None:
         """Prepare weights for a device; `load` also reads them."""
         self.config: EncoderConfig = weights.config
@@ -71,7 +78,7 @@ class Encoder:
             )
         self.device = device
         self.threads = threads or available_threads()
-        self._engine = _make_engine(weights, device)
+        self._engine = _make_engine(weights, device, precision)
 
     @classmethod
     def load(
@@ -80,6 +87,7 @@ class Encoder:
         *,
         device: str = "cpu",
         threads: int | None = None,
+        precision: Precision = DEFAULT_PRECISION,
     ) -> Encoder:
         """Load the shipped weights, or those in a directory.
 
@@ -87,13 +95,15 @@ class Encoder:
             directory: a weights directory, as `train` writes it.
             device: "cpu" (native engine) or "cuda" (PyTorch, optional extra).
             threads: CPU threads; all that this process may use by default.
+            precision: what the linear layers compute with on a CPU: "fp32", "bf16" or "int8".
+                Vectors of all precisions live in one space.
 
         Raises:
             WeightsError: the directory does not hold usable weights.
             BackendUnavailable: the device is not on this machine.
         """
         path = Path(directory) if directory is not None else checkpoint.shipped_weights()
-        return cls(checkpoint.load(path), device=device, threads=threads)
+        return cls(checkpoint.load(path), device=device, threads=threads, precision=precision)
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -201,6 +211,7 @@ class Encoder:
         max_memory_mb: float = float("inf"),
         *,
         vectors: int = 100_000,
+        prefer: Preference | None = None,
     ) -> Selection:
         """The dimension and granularity that fit limits best, from measured figures.
 
@@ -209,14 +220,21 @@ class Encoder:
             max_latency_ms: most milliseconds to encode one query.
             max_memory_mb: most megabytes (10^6 bytes) for `vectors` stored vectors.
             vectors: how many vectors are to be stored.
+            prefer: "size", "speed" or "accuracy", among what fits; by default size where a
+                least accuracy is given, else accuracy.
+
+        Returns:
+            The choice, the reason for it, and the report that its figures are from.
 
         Raises:
-            QueryError: nothing measured fits; the message names the nearest choice.
+            QueryError: a limit makes no sense, or nothing measured fits; the message names the
+                nearest choice.
             WeightsError: these weights come without measurements.
         """
-        from adaptive_search.encoder.selection import select
+        from adaptive_search.encoder.selection import Limits, Measurements, select
 
-        return select(self.directory, min_accuracy, max_latency_ms, max_memory_mb, vectors)
+        limits = Limits(min_accuracy, max_latency_ms, max_memory_mb, vectors, prefer)
+        return select(Measurements.read(self.directory), limits)
 
     def select_widths(self, texts: Sequence[str], max_cost: float = 0.5) -> Mix:
         """The heads of each layer that keep vectors closest to full width, for less compute.
@@ -255,18 +273,22 @@ def available_threads() -> int:
     return os.cpu_count() or 1
 
 
-def _make_engine(weights: checkpoint.Checkpoint, device: str) -> Engine:
+def _make_engine(weights: checkpoint.Checkpoint, device: str, precision: Precision) -> Engine:
     if device == "cuda":
         from adaptive_search.encoder.torch_engine import TorchEngine
 
         return TorchEngine(weights, device)
     if device != "cpu":
         raise BackendUnavailable(f"device {device!r} is not known; choose cpu or cuda")
+    from adaptive_search.kernels.native import PRECISIONS
     from adaptive_search.kernels.native import Engine as NativeEngine
 
-    tensors = checkpoint.dequantize(weights.tensors, keep=frozenset({EMBEDDING}))
+    if precision not in PRECISIONS:
+        raise BackendUnavailable(
+            f"precision {precision!r} is not known; choose one of {', '.join(PRECISIONS)}"
+        )
     try:
-        engine: Engine = NativeEngine(weights.config.to_dict(), tensors)
+        engine: Engine = NativeEngine(weights.config.to_dict(), weights.tensors, precision)
     except ValueError as error:
         raise WeightsError(f"{weights.directory} cannot be used: {error}") from None
     return engine

@@ -12,12 +12,26 @@ training: ModuleType  # of training_ops.py alone, which says what its functions 
 class Engine:
     """The encoder's forward pass over packed texts.
 
-    Reads the sizes from the fields of an encoder config, and packs the float32 weights once. The
-    embedding is read in place: float32, or int8 with a float32 "embedding.weight.scale" a row.
+    Reads the sizes from the fields of an encoder config, and packs the weights once. A matrix is
+    float32, or int8 beside a float32 "<name>.scale" with one value a row. The embedding is read
+    in place.
     """
 
-    def __init__(self, config: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:
-        """Check and pack the weights; ValueError names what is missing or has a wrong shape."""
+    def __init__(
+        self, config: dict[str, Any], tensors: dict[str, NDArray[Any]], precision: str = "fp32"
+    ) -> None:
+        """Check and pack the weights.
+
+        Args:
+            config: the fields of an encoder config.
+            tensors: by their names in a checkpoint.
+            precision: what the linear layers compute with: "fp32"; "bf16", weights and
+                activations rounded to bfloat16, sums in float32; or "int8", one scale a row of
+                weights and a row of activations, sums exact.
+
+        Raises:
+            ValueError: a tensor is missing or has a wrong shape, which the message names.
+        """
     def encode(
         self,
         ids: NDArray[np.int32],
@@ -48,7 +62,9 @@ def levels() -> list[str]:
 def level() -> str:
     """The level in force; BackendUnavailable if ADAPTIVE_SEARCH_LEVEL names one that is not."""
 
-def linear(x: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]: ...
+def linear(
+    x: NDArray[np.float32], weight: NDArray[np.float32], precision: str = "fp32"
+) -> NDArray[np.float32]: ...
 def causal_conv1d_silu(
     x: NDArray[np.float32],
     weight: NDArray[np.float32],

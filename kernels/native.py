@@ -3,11 +3,16 @@
 Matrices may have rows that lie apart (a slice of a wider array), but the values of a row
 must be neighbours. The level (reference, avx2, avx512, neon) is the fastest that
 this machine has, unless the environment variable ADAPTIVE_SEARCH_LEVEL names another.
+
+The linear layers compute in one of three precisions. At one level and precision a text's vector
+is always the same, bit for bit. Between levels it differs by rounding: the integer sums of int8
+are exact everywhere, but the activations that are rounded to codes come out of float32
+operations that levels order differently.
 """
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +32,9 @@ from adaptive_search.kernels._native import (
 )
 
 __all__ = [
+    "PRECISIONS",
     "Engine",
+    "Precision",
     "causal_conv1d_silu",
     "gated_rms_norm",
     "level",
@@ -39,6 +46,9 @@ __all__ = [
     "ssd_scan",
     "swiglu",
 ]
+
+Precision = Literal["fp32", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 
 
 def softmax_pool(

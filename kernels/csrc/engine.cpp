@@ -18,8 +18,9 @@ namespace adaptive_search {
 namespace {
 
 // Tokens that go through a layer together. Whole chunks of the scan, so that a long text is cut
-// where its chunks end, and few enough for the activations to stay in the second-level cache.
-constexpr std::size_t kTile = 128;
+// where its chunks end; whole row blocks of the products; and few enough for the activations to
+// stay in the second-level cache.
+constexpr std::size_t kTile = 96;
 static_assert(kTile % kChunk == 0, "tiles must be whole chunks");
 
 // Tokens that go through all layers together, unless one text has more: while they do, a layer's
@@ -46,8 +47,8 @@ std::string text_of(const std::vector<std::size_t> &shape) {
     return text + ")";
 }
 
-const float *take(const Tensors &tensors, const std::string &name,
-                  const std::vector<std::size_t> &shape) {
+const WeightRows &take_rows(const Tensors &tensors, const std::string &name,
+                            const std::vector<std::size_t> &shape) {
     const auto found = tensors.find(name);
     if (found == tensors.end()) throw std::invalid_argument("tensor " + name + " is missing");
     if (found->second.shape != shape) {
@@ -56,6 +57,13 @@ const float *take(const Tensors &tensors, const std::string &name,
                                     text_of(shape));
     }
     return found->second.data;
+}
+
+const float *take(const Tensors &tensors, const std::string &name,
+                  const std::vector<std::size_t> &shape) {
+    const float *values = take_rows(tensors, name, shape).values;
+    if (values == nullptr) throw std::invalid_argument("tensor " + name + " must be float32");
+    return values;
 }
 
 std::vector<float> take_vector(const Tensors &tensors, const std::string &name,
@@ -136,6 +144,7 @@ struct Workspace {
           BCdt_stride(round_up(2 * c.d_state + c.nheads(), 16)),
           state_size(c.d_state * round_up(c.headdim, panel)),
           normed(kTile * c.d_model),
+          operand(operand_space(kTile, std::max({c.d_model, c.d_inner, c.d_mlp}))),
           z(kTile * std::max(c.d_inner, c.d_mlp)),
           x(kTile * std::max(c.d_inner, c.d_mlp)),
           BCdt(kTile * BCdt_stride),
@@ -148,24 +157,26 @@ struct Workspace {
 
     std::size_t conv_channels, BCdt_stride, state_size;
     Buffer residual;  // (tokens of the unit, d_model)
-    Buffer normed, z, x, BCdt;
+    Buffer normed, operand, z, x, BCdt;
     Buffer history, next_history;  // the conv's inputs just before the tile: x, then B and C
     Buffer state, scratch, logits;
     Buffer softmax;  // peak and total of each band
     Buffer pooled;   // (texts of the unit, bands, d_model)
 };
 
-Engine::Engine(const EngineConfig &config, const Tensors &tensors, const Embedding &embedding)
-    : config_(config), ops_(&active_ops()), embedding_(embedding) {
+Engine::Engine(const EngineConfig &config, const Tensors &tensors, Precision precision)
+    : config_(config), ops_(&active_ops()), products_(&active_products(precision)) {
     const std::size_t d = config.d_model, bands = config.band_widths.size();
+    embedding_ = take_rows(tensors, "embedding.weight", {config.vocab_size, d});
     blocks_.reserve(config.n_layers);
     for (std::size_t i = 0; i < config.n_layers; ++i) blocks_.push_back(pack_block(tensors, i));
     final_norm_ = take_vector(tensors, "final_norm.weight", d);
-    queries_ = {*ops_, take(tensors, "pooling.query", {bands, d}), bands, d};
+    queries_ = {active_products(Precision::fp32), {take(tensors, "pooling.query", {bands, d})},
+                bands, d};
     for (std::size_t b = 0; b < bands; ++b) {
         const std::size_t width = config.band_widths[b];
         const std::string name = "heads." + std::to_string(b) + ".weight";
-        heads_.emplace_back(*ops_, take(tensors, name, {width, d}), width, d);
+        heads_.emplace_back(*products_, take_rows(tensors, name, {width, d}), width, d);
     }
 }
 
@@ -187,15 +198,16 @@ Engine::Block Engine::pack_block(const Tensors &tensors, std::size_t layer) cons
     block.D = take_vector(tensors, mixer + "D", nheads);
 
     // Rows of in_proj: z, x, then B, C and dt.
-    const float *in = take(tensors, mixer + "in_proj.weight", {2 * inner + rest, d});
-    block.z = {*ops_, in, inner, d};
-    block.x = {*ops_, in + inner * d, inner, d};
-    block.BCdt = {*ops_, in + 2 * inner * d, rest, d};
-    block.out = {*ops_, take(tensors, mixer + "out_proj.weight", {d, inner}), d, inner};
-    const float *gate_up = take(tensors, at + "mlp.gate_up.weight", {2 * c.d_mlp, d});
-    block.gate = {*ops_, gate_up, c.d_mlp, d};
-    block.up = {*ops_, gate_up + c.d_mlp * d, c.d_mlp, d};
-    block.down = {*ops_, take(tensors, at + "mlp.down.weight", {d, c.d_mlp}), d, c.d_mlp};
+    const WeightRows &in = take_rows(tensors, mixer + "in_proj.weight", {2 * inner + rest, d});
+    const WeightRows &gate_up = take_rows(tensors, at + "mlp.gate_up.weight", {2 * c.d_mlp, d});
+    const Products &p = *products_;
+    block.z = {p, in, inner, d};
+    block.x = {p, in.from(inner, d), inner, d};
+    block.BCdt = {p, in.from(2 * inner, d), rest, d};
+    block.out = {p, take_rows(tensors, mixer + "out_proj.weight", {d, inner}), d, inner};
+    block.gate = {p, gate_up, c.d_mlp, d};
+    block.up = {p, gate_up.from(c.d_mlp, d), c.d_mlp, d};
+    block.down = {p, take_rows(tensors, at + "mlp.down.weight", {d, c.d_mlp}), d, c.d_mlp};
     return block;
 }
 
@@ -225,10 +237,10 @@ void Engine::mix(const Block &block, bool reversed, const std::vector<Tile> &til
         const std::size_t n = tile.rows;
         ops_->rms_norm_f32(rows_at, step, n, d, block.mixer_norm.data(), c.norm_eps, normed,
                            stride(d));
-        block.z.apply(normed, stride(d), n, d, inner, z, stride(inner));
-        block.x.apply(normed, stride(d), n, d, inner, x, stride(inner));
-        block.BCdt.apply(normed, stride(d), n, d, 2 * c.d_state + heads, work.BCdt.data(),
-                         stride(work.BCdt_stride));
+        const Operand in = products_->convert(normed, stride(d), n, d, work.operand.data());
+        block.z.apply(in, inner, z, stride(inner));
+        block.x.apply(in, inner, x, stride(inner));
+        block.BCdt.apply(in, 2 * c.d_state + heads, work.BCdt.data(), stride(work.BCdt_stride));
         std::size_t first = 0;
         for (const Piece &piece : tile.pieces) {
             mix_piece(block, first, piece, heads, work);
@@ -236,7 +248,8 @@ void Engine::mix(const Block &block, bool reversed, const std::vector<Tile> &til
         }
         ops_->gated_rms_norm_f32(x, stride(inner), z, stride(inner), n, inner,
                                  block.gate_norm.data(), c.norm_eps);
-        block.out.apply(x, stride(inner), n, inner, d, rows_at, step, true);
+        const Operand y = products_->convert(x, stride(inner), n, inner, work.operand.data());
+        block.out.apply(y, d, rows_at, step, true);
         rows_at += step * stride(n);
     }
 }
@@ -298,10 +311,13 @@ void Engine::transform(const Block &block, std::size_t rows, std::size_t heads,
         float *tile = work.residual.data() + start * d;
         ops_->rms_norm_f32(tile, stride(d), n, d, block.mlp_norm.data(), config_.norm_eps, normed,
                            stride(d));
-        block.gate.apply(normed, stride(d), n, d, width, gate, stride(width));
-        block.up.apply(normed, stride(d), n, d, width, up, stride(width));
+        const Operand in = products_->convert(normed, stride(d), n, d, work.operand.data());
+        block.gate.apply(in, width, gate, stride(width));
+        block.up.apply(in, width, up, stride(width));
         ops_->swiglu_f32(gate, stride(width), up, stride(width), n, width);
-        block.down.apply(gate, stride(width), n, width, d, tile, stride(d), true);
+        const Operand gated =
+            products_->convert(gate, stride(width), n, width, work.operand.data());
+        block.down.apply(gated, d, tile, stride(d), true);
     }
 }
 
@@ -319,8 +335,8 @@ void Engine::pool(const std::vector<std::size_t> &lengths, std::size_t bands,
             const std::size_t n = std::min(kTile, length - start);
             ops_->rms_norm_f32(residual, stride(d), n, d, final_norm_.data(), config_.norm_eps,
                                work.normed.data(), stride(d));
-            queries_.apply(work.normed.data(), stride(d), n, d, bands, work.logits.data(),
-                           stride(bands));
+            const Operand states{n, d, work.normed.data(), stride(d), nullptr, nullptr};
+            queries_.apply(states, bands, work.logits.data(), stride(bands));
             ops_->softmax_pool_f32(work.normed.data(), stride(d), n, work.logits.data(),
                                    stride(bands), {bands, d, peak, total, pooled});
             residual += n * d;
@@ -338,8 +354,12 @@ void Engine::project(std::size_t texts, std::size_t bands, Workspace &work, floa
     const std::size_t dim = std::accumulate(widths.begin(), widths.begin() + stride(bands),
                                             std::size_t{0});
     for (std::size_t b = 0; b < bands; out += widths[b++]) {
-        heads_[b].apply(work.pooled.data() + b * d, stride(bands * d), texts, d, widths[b], out,
-                        stride(dim));
+        for (std::size_t i = 0; i < texts; i += kTile) {
+            const Operand pooled = products_->convert(
+                work.pooled.data() + (i * bands + b) * d, stride(bands * d),
+                std::min(kTile, texts - i), d, work.operand.data());
+            heads_[b].apply(pooled, widths[b], out + i * dim, stride(dim));
+        }
         for (std::size_t i = 0; i < texts; ++i) {
             float *band = out + i * dim;
             double squares = 0.0;

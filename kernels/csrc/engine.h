@@ -22,20 +22,13 @@ struct EngineConfig {
     std::size_t nheads() const { return d_inner / headdim; }
 };
 
-// A float32 array of the checkpoint, row-major.
+// An array of the checkpoint, row-major; only matrices may be int8.
 struct Tensor {
-    const float *data;
+    WeightRows data;
     std::vector<std::size_t> shape;
 };
 
 using Tensors = std::map<std::string, Tensor>;
-
-// One row a token: float32, or int8 times the row's scale.
-struct Embedding {
-    const float *values = nullptr;
-    const std::int8_t *codes = nullptr;
-    const float *scales = nullptr;
-};
 
 // Texts end to end: text i is ids[offsets[i]] up to ids[offsets[i + 1]].
 struct Batch {
@@ -54,7 +47,7 @@ class Engine {
   public:
     // Packs the weights; keeps only the embedding's pointers, which must stay valid.
     // Throws std::invalid_argument naming a tensor that is missing or has a wrong shape.
-    Engine(const EngineConfig &config, const Tensors &tensors, const Embedding &embedding);
+    Engine(const EngineConfig &config, const Tensors &tensors, Precision precision);
 
     // Writes (texts, sum of the first `bands` widths) to out. Texts run in parallel; the
     // result of one depends neither on the others nor on the number of threads.
@@ -85,7 +78,8 @@ class Engine {
 
     EngineConfig config_;
     const Ops *ops_;
-    Embedding embedding_;
+    const Products *products_;  // of all linear layers but the pooling's queries
+    WeightRows embedding_;
     std::vector<Block> blocks_;
     std::vector<float> final_norm_;
     PackedLinear queries_;

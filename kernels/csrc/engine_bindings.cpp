@@ -121,26 +121,31 @@ std::vector<std::size_t> shape_of(const Contiguous<T> &array) {
 }
 
 constexpr const char *kEmbedding = "embedding.weight";
-constexpr const char *kScales = "embedding.weight.scale";
+constexpr const char *kScale = ".scale";
 
-// The engine with the arrays that it reads in place.
+// The engine with the embedding that it reads in place.
 class PyEngine {
   public:
-    PyEngine(const nb::dict &config, const nb::dict &tensors) {
+    PyEngine(const nb::dict &config, const nb::dict &tensors, const std::string &precision) {
         const EngineConfig c = read_config(config);
-        const Embedding embedding = read_embedding(c, tensors);
         Tensors weights;
-        std::vector<Contiguous<float>> arrays;
+        Arrays arrays;
         for (const auto &[key, value] : tensors) {
             std::string name;
             if (!nb::try_cast<std::string>(key, name)) {
                 throw std::invalid_argument("names of tensors must be text");
             }
-            if (name == kEmbedding || name == kScales) continue;
-            arrays.push_back(tensor_of<float>(value, name, "float32"));
-            weights[name] = {arrays.back().data(), shape_of(arrays.back())};
+            const std::string scale = name + kScale;
+            Arrays &kept = name == kEmbedding ? embedding_ : arrays;
+            if (tensors.contains(scale.c_str())) {
+                weights[name] = read_codes(value, tensors[scale.c_str()], name, kept);
+            } else {
+                kept.values.push_back(tensor_of<float>(value, name, "float32"));
+                const auto &array = kept.values.back();
+                weights[name] = {{array.data(), nullptr, nullptr}, shape_of(array)};
+            }
         }
-        engine_ = std::make_unique<Engine>(c, weights, embedding);
+        engine_ = std::make_unique<Engine>(c, weights, precision_named(precision));
     }
 
     Matrix encode(const Vector<std::int32_t> &ids, const Vector<std::int64_t> &offsets,
@@ -164,34 +169,22 @@ class PyEngine {
     }
 
   private:
-    Embedding read_embedding(const EngineConfig &c, const nb::dict &tensors) {
-        if (!tensors.contains(kEmbedding)) {
-            throw std::invalid_argument(std::string("tensor ") + kEmbedding + " is missing");
+    struct Arrays {
+        std::vector<Contiguous<float>> values;
+        std::vector<Contiguous<std::int8_t>> codes;
+    };
+
+    static Tensor read_codes(const nb::handle &codes, const nb::handle &scales,
+                             const std::string &name, Arrays &kept) {
+        kept.codes.push_back(tensor_of<std::int8_t>(codes, name, "int8"));
+        kept.values.push_back(tensor_of<float>(scales, name + kScale, "float32"));
+        const auto &rows = kept.codes.back();
+        const auto &row_scales = kept.values.back();
+        if (rows.ndim() != 2 || row_scales.ndim() != 1 || row_scales.shape(0) != rows.shape(0)) {
+            throw std::invalid_argument("tensor " + name + kScale +
+                                        " must have one value for each row of " + name);
         }
-        Embedding embedding;
-        std::vector<std::size_t> shape;
-        if (tensors.contains(kScales)) {
-            codes_ = tensor_of<std::int8_t>(tensors[kEmbedding], kEmbedding, "int8");
-            scales_ = tensor_of<float>(tensors[kScales], kScales, "float32");
-            if (shape_of(scales_) != std::vector<std::size_t>{c.vocab_size}) {
-                throw std::invalid_argument(std::string("tensor ") + kScales +
-                                            " must have one value for each of the " +
-                                            std::to_string(c.vocab_size) + " ids");
-            }
-            embedding.codes = codes_.data();
-            embedding.scales = scales_.data();
-            shape = shape_of(codes_);
-        } else {
-            values_ = tensor_of<float>(tensors[kEmbedding], kEmbedding, "float32");
-            embedding.values = values_.data();
-            shape = shape_of(values_);
-        }
-        if (shape != std::vector<std::size_t>{c.vocab_size, c.d_model}) {
-            throw std::invalid_argument(std::string("tensor ") + kEmbedding + " must be (" +
-                                        std::to_string(c.vocab_size) + ", " +
-                                        std::to_string(c.d_model) + ")");
-        }
-        return embedding;
+        return {{nullptr, rows.data(), row_scales.data()}, shape_of(rows)};
     }
 
     void check(const Vector<std::int32_t> &ids, const Vector<std::int64_t> &offsets,
@@ -240,8 +233,7 @@ class PyEngine {
         }
     }
 
-    Contiguous<float> values_, scales_;
-    Contiguous<std::int8_t> codes_;
+    Arrays embedding_;
     std::unique_ptr<Engine> engine_;
 };
 
@@ -251,7 +243,8 @@ class PyEngine {
 void bind_engine(nb::module_ &m) {
     using adaptive_search::PyEngine;
     nb::class_<PyEngine>(m, "Engine", "The encoder's forward pass over packed texts.")
-        .def(nb::init<nb::dict, nb::dict>(), nb::arg("config"), nb::arg("tensors"))
+        .def(nb::init<nb::dict, nb::dict, std::string>(), nb::arg("config"), nb::arg("tensors"),
+             nb::arg("precision") = "fp32")
         .def("encode", &PyEngine::encode, nb::arg("ids").noconvert(),
              nb::arg("offsets").noconvert(), nb::arg("heads").noconvert(), nb::arg("bands"),
              nb::arg("threads"));

@@ -68,14 +68,16 @@ struct Matrix {
     std::unique_ptr<float[]> values;
 };
 
-Result linear(const Rows &x, const Rows &weight) {
+Result linear(const Rows &x, const Rows &weight, const std::string &precision) {
     check_rows(x);
     require(x.shape(1) == weight.shape(1), "linear: x and weight differ in their columns");
     const Matrix dense(weight);
-    const PackedLinear packed(active_ops(), dense.values.get(), dense.rows, dense.columns);
+    const Products &products = active_products(precision_named(precision));
+    const PackedLinear packed(products, {dense.values.get()}, dense.rows, dense.columns);
     Matrix out(x.shape(0), dense.rows);
-    packed.apply(x.data(), x.stride(0), out.rows, dense.columns, out.columns, out.values.get(),
-                 out.stride());
+    const Buffer space(operand_space(out.rows, dense.columns));
+    packed.apply(products.convert(x.data(), x.stride(0), out.rows, dense.columns, space.data()),
+                 out.columns, out.values.get(), out.stride());
     return out.release();
 }
 
@@ -213,7 +215,7 @@ void bind_ops(nb::module_ &m) {
     using namespace nb::literals;
     m.def("levels", &level_names);
     m.def("level", [] { return std::string(level_name(active_level())); });
-    m.def("linear", &linear, "x"_a.noconvert(), "weight"_a.noconvert());
+    m.def("linear", &linear, "x"_a.noconvert(), "weight"_a.noconvert(), "precision"_a = "fp32");
     m.def("causal_conv1d_silu", &causal_conv1d_silu, "x"_a.noconvert(), "weight"_a.noconvert(),
           "bias"_a.noconvert(), "offsets"_a.noconvert());
     m.def("softplus", &softplus, "x"_a.noconvert(), "bias"_a.noconvert());

@@ -1,11 +1,12 @@
 // The operations of the encoder, one table of functions for each instruction level.
 //
-// All arrays are float32. Matrices are row-major with a row stride in elements
-// (ld...), which may be negative where a text is read right to left. A row's
+// Arrays are float32 unless they say otherwise. Matrices are row-major with a row stride in
+// elements (ld...), which may be negative where a text is read right to left. A row's
 // result never depends on the other rows of the call, nor on how many there are.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace adaptive_search {
 
@@ -37,15 +38,46 @@ struct Pool {
     float *pooled;  // (bands, d_model), starts at 0; the sum before division by total
 };
 
-struct Ops {
-    // Outputs that one packed panel of weights computes at a time.
-    std::size_t panel;
+// What the linear layers compute with.
+//   fp32: float32.
+//   bf16: weights and activations rounded to bfloat16, sums in float32.
+//   int8: whole numbers up to 127 times a scale, one for each row of weights and one for each
+//         row of activations, found as it comes; the sums are exact.
+enum class Precision { fp32, bf16, int8 };
 
-    // out (m, n) = or += a (m, k) times the first k columns of the first n packed
-    // rows. Panels hold (k_full, panel) floats each, panel_size apart.
-    void (*linear_f32)(const float *a, std::ptrdiff_t lda, std::size_t m, const float *panels,
-                       std::size_t panel_size, std::size_t k, std::size_t n, float *out,
-                       std::ptrdiff_t ldo, bool accumulate);
+// Rows of activations in the form that the products of one precision read.
+struct Operand {
+    std::size_t rows, inputs;
+    const void *data;            // float, bfloat16 or int8; int8 rows go on with zeros
+    std::ptrdiff_t stride;       // elements from row to row
+    const float *scales;         // int8: what a code stands for, by row
+    const std::int32_t *sums;    // int8: the sum of the codes, by row
+};
+
+// How a packed weight is stored: int8 codes as they are, or with 128 added.
+enum class Cell { f32, bf16, s8, u8 };
+
+// The linear layers in one precision. Weights are packed in panels of some outputs; a panel
+// holds its inputs `group` at a time, (inputs / group, panel, group) cells.
+struct Products {
+    Precision precision;
+    Cell cell;
+    std::size_t panel, group;
+
+    // a (m, k) as an operand, in operand_space(m, k) floats of memory or a's own.
+    Operand (*convert)(const float *a, std::ptrdiff_t lda, std::size_t m, std::size_t k,
+                       float *space);
+
+    // out (m, n) = or += a (m, k) times the first k columns of the first n packed rows. Panels
+    // are panel_size cells apart. scales: int8 only, one for each packed row.
+    void (*multiply)(const Operand &a, const void *panels, std::size_t panel_size,
+                     const float *scales, std::size_t n, float *out, std::ptrdiff_t ldo,
+                     bool accumulate);
+};
+
+struct Ops {
+    // Vectors of the scan's state are padded to this many values.
+    std::size_t panel;
 
     // out[t, c] = silu(bias[c] + sum_j weight[j, c] * x[t - d_conv + 1 + j, c]); rows
     // before the first come from history (d_conv - 1, channels). out may be x.
@@ -83,8 +115,25 @@ const Ops &ops_avx2();
 const Ops &ops_avx512();
 const Ops &ops_neon();
 
+// In fp32, or in bf16 as float32 products of rounded values.
+const Products &float_products_reference(Precision precision);
+const Products &float_products_avx2(Precision precision);
+const Products &float_products_avx512(Precision precision);
+const Products &float_products_neon(Precision precision);
+const Products &bf16_avx512bf16();
+const Products &int8_reference();
+const Products &int8_avx2();
+const Products &int8_avx512vnni();
+const Products &int8_neon();
+const Products &int8_neon_dotprod();
+
 constexpr std::size_t round_up(std::size_t n, std::size_t unit) {
     return (n + unit - 1) / unit * unit;
+}
+
+// Floats of memory for an operand of any precision: 64 bytes or more apart, row by row.
+constexpr std::size_t operand_space(std::size_t m, std::size_t k) {
+    return 2 * round_up(m, 16) + m * round_up(k, 16);
 }
 
 // Floats that a scan needs beside its state: B transposed, C B^T, its decayed form of one

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "ops.h"
+#include "quantize.h"
 
 namespace adaptive_search {
 namespace {
@@ -20,19 +22,59 @@ T *row(T *base, ptrdiff_t stride, size_t index) {
     return base + stride * static_cast<ptrdiff_t>(index);
 }
 
-void linear_f32_reference(const float *a, ptrdiff_t lda, size_t m, const float *panels,
-                          size_t panel_size, size_t k, size_t n, float *out, ptrdiff_t ldo,
-                          bool accumulate) {
-    for (size_t i = 0; i < m; ++i) {
-        const float *source = row(a, lda, i);
+void linear_f32_reference(const Operand &a, const void *packed, size_t panel_size, const float *,
+                          size_t n, float *out, ptrdiff_t ldo, bool accumulate) {
+    const auto *values = static_cast<const float *>(a.data);
+    const auto *panels = static_cast<const float *>(packed);
+    for (size_t i = 0; i < a.rows; ++i) {
+        const float *source = row(values, a.stride, i);
         float *target = row(out, ldo, i);
         for (size_t j = 0; j < n; ++j) {
             const float *weight = panels + j / kPanel * panel_size + j % kPanel;
             float sum = 0.0f;
-            for (size_t p = 0; p < k; ++p) sum += source[p] * weight[p * kPanel];
+            for (size_t p = 0; p < a.inputs; ++p) sum += source[p] * weight[p * kPanel];
             target[j] = accumulate ? target[j] + sum : sum;
         }
     }
+}
+
+void linear_i8_reference(const Operand &a, const void *packed, size_t panel_size,
+                         const float *scales, size_t n, float *out, ptrdiff_t ldo,
+                         bool accumulate) {
+    const auto *codes = static_cast<const std::int8_t *>(a.data);
+    const auto *panels = static_cast<const std::int8_t *>(packed);
+    for (size_t i = 0; i < a.rows; ++i) {
+        const std::int8_t *source = row(codes, a.stride, i);
+        float *target = row(out, ldo, i);
+        for (size_t j = 0; j < n; ++j) {
+            const std::int8_t *weight = panels + j / kPanel * panel_size + j % kPanel;
+            std::int32_t sum = 0;
+            for (size_t p = 0; p < a.inputs; ++p) sum += source[p] * weight[p * kPanel];
+            const float value = static_cast<float>(sum) * (a.scales[i] * scales[j]);
+            target[j] = accumulate ? target[j] + value : value;
+        }
+    }
+}
+
+Operand borrow_rows(const float *a, ptrdiff_t lda, size_t m, size_t k, float *) {
+    return {m, k, a, lda, nullptr, nullptr};
+}
+
+Operand round_rows(const float *a, ptrdiff_t lda, size_t m, size_t k, float *space) {
+    for (size_t i = 0; i < m; ++i) {
+        for (size_t p = 0; p < k; ++p) space[i * k + p] = round_bf16(row(a, lda, i)[p]);
+    }
+    return {m, k, space, static_cast<ptrdiff_t>(k), nullptr, nullptr};
+}
+
+Operand quantize_rows(const float *a, ptrdiff_t lda, size_t m, size_t k, float *space) {
+    auto *sums = reinterpret_cast<std::int32_t *>(space + m);
+    auto *codes = reinterpret_cast<std::int8_t *>(space + 2 * m);
+    for (size_t i = 0; i < m; ++i) {
+        space[i] = quantize_row(row(a, lda, i), k, codes + i * k);
+        sums[i] = std::accumulate(codes + i * k, codes + (i + 1) * k, std::int32_t{0});
+    }
+    return {m, k, codes, static_cast<ptrdiff_t>(k), space, sums};
 }
 
 void causal_conv1d_silu_f32_reference(const float *x, ptrdiff_t ldx, size_t rows, size_t channels,
@@ -135,7 +177,6 @@ void softmax_pool_f32_reference(const float *h, ptrdiff_t ldh, size_t rows, floa
 
 const Ops &ops_reference() {
     static const Ops ops{kPanel,
-                         linear_f32_reference,
                          causal_conv1d_silu_f32_reference,
                          softplus_f32_reference,
                          ssd_scan_f32_reference,
@@ -144,6 +185,20 @@ const Ops &ops_reference() {
                          swiglu_f32_reference,
                          softmax_pool_f32_reference};
     return ops;
+}
+
+const Products &float_products_reference(Precision precision) {
+    static const Products fp32{Precision::fp32, Cell::f32,   kPanel, 1,
+                               borrow_rows,     linear_f32_reference};
+    static const Products bf16{Precision::bf16, Cell::f32,   kPanel, 1,
+                               round_rows,      linear_f32_reference};
+    return precision == Precision::fp32 ? fp32 : bf16;
+}
+
+const Products &int8_reference() {
+    static const Products int8{Precision::int8, Cell::s8, kPanel, 1,
+                               quantize_rows,   linear_i8_reference};
+    return int8;
 }
 
 }  // namespace adaptive_search

@@ -1,31 +1,107 @@
 #include "packed_linear.h"
 
 #include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "quantize.h"
 
 namespace adaptive_search {
+namespace {
 
-Buffer::Buffer(std::size_t size)
-    : data_(static_cast<float *>(::operator new(size * sizeof(float), kAlignment))), size_(size) {
-    std::fill_n(data(), size, 0.0f);
-}
+// Puts row after row of cells where the panels want them.
+template <class T>
+class Packer {
+  public:
+    Packer(const Products &products, std::size_t inputs, unsigned char *panels)
+        : panel_(products.panel),
+          group_(products.group),
+          inputs_(inputs),
+          panels_(reinterpret_cast<T *>(panels)) {}
 
-PackedLinear::PackedLinear(const Ops &ops, const float *weight, std::size_t outputs,
-                           std::size_t inputs)
-    : ops_(&ops),
-      panel_size_(inputs * ops.panel),
-      panels_(round_up(outputs, ops.panel) * inputs) {
-    for (std::size_t output = 0; output < outputs; ++output) {
-        const float *source = weight + output * inputs;
-        float *target = panels_.data() + output / ops.panel * panel_size_ + output % ops.panel;
-        for (std::size_t input = 0; input < inputs; ++input) {
-            target[input * ops.panel] = source[input];
+    template <class CellOf>
+    void put(std::size_t output, CellOf cell_of) const {
+        T *target = panels_ + output / panel_ * panel_ * round_up(inputs_, group_) +
+                    output % panel_ * group_;
+        for (std::size_t start = 0; start < inputs_; start += group_, target += panel_ * group_) {
+            const std::size_t count = std::min(group_, inputs_ - start);
+            for (std::size_t i = 0; i < count; ++i) target[i] = cell_of(start + i);
+        }
+    }
+
+  private:
+    std::size_t panel_, group_, inputs_;
+    T *panels_;
+};
+
+template <class T, class Narrow>
+void pack_floats(const Packer<T> &packer, const WeightRows &weight, std::size_t outputs,
+                 std::size_t inputs, Narrow narrow) {
+    for (std::size_t o = 0; o < outputs; ++o) {
+        if (weight.values) {
+            const float *values = weight.values + o * inputs;
+            packer.put(o, [&](std::size_t i) { return narrow(values[i]); });
+        } else {
+            const std::int8_t *codes = weight.codes + o * inputs;
+            const float scale = weight.scales[o];
+            packer.put(o, [&](std::size_t i) { return narrow(scale * static_cast<float>(codes[i])); });
         }
     }
 }
 
-void PackedLinear::apply(const float *a, std::ptrdiff_t lda, std::size_t m, std::size_t k,
-                         std::size_t n, float *out, std::ptrdiff_t ldo, bool accumulate) const {
-    ops_->linear_f32(a, lda, m, panels_.data(), panel_size_, k, n, out, ldo, accumulate);
+// Codes of the checkpoint go in as they are.
+void pack_codes(const Packer<std::uint8_t> &packer, const WeightRows &weight, std::size_t outputs,
+                std::size_t inputs, std::uint8_t offset, float *scales) {
+    std::vector<std::int8_t> fresh(weight.codes ? 0 : inputs);
+    for (std::size_t o = 0; o < outputs; ++o) {
+        const std::int8_t *codes = weight.codes + o * inputs;
+        if (weight.codes) {
+            scales[o] = weight.scales[o];
+        } else {
+            scales[o] = quantize_row(weight.values + o * inputs, inputs, fresh.data());
+            codes = fresh.data();
+        }
+        packer.put(o, [&](std::size_t i) { return static_cast<std::uint8_t>(codes[i] + offset); });
+    }
+}
+
+std::size_t size_of(Cell cell) {
+    switch (cell) {
+        case Cell::f32: return 4;
+        case Cell::bf16: return 2;
+        default: return 1;
+    }
+}
+
+}  // namespace
+
+PackedLinear::PackedLinear(const Products &products, const WeightRows &weight,
+                           std::size_t outputs, std::size_t inputs)
+    : products_(&products),
+      panel_size_(round_up(inputs, products.group) * products.panel),
+      panels_(round_up(outputs, products.panel) / products.panel * panel_size_ *
+              size_of(products.cell)) {
+    switch (products.cell) {
+        case Cell::f32: {
+            const bool exact = products.precision == Precision::fp32;
+            pack_floats(Packer<float>(products, inputs, panels_.data()), weight, outputs, inputs,
+                        [exact](float w) { return exact ? w : round_bf16(w); });
+            break;
+        }
+        case Cell::bf16:
+            pack_floats(Packer<std::uint16_t>(products, inputs, panels_.data()), weight, outputs,
+                        inputs, narrow_bf16);
+            break;
+        default:
+            scales_ = Buffer(round_up(outputs, products.panel));
+            pack_codes(Packer<std::uint8_t>(products, inputs, panels_.data()), weight, outputs,
+                       inputs, products.cell == Cell::u8 ? 128 : 0, scales_.data());
+    }
+}
+
+void PackedLinear::apply(const Operand &a, std::size_t n, float *out, std::ptrdiff_t ldo,
+                         bool accumulate) const {
+    products_->multiply(a, panels_.data(), panel_size_, scales_.data(), n, out, ldo, accumulate);
 }
 
 }  // namespace adaptive_search

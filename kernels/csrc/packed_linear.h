@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <new>
 
@@ -9,40 +10,59 @@
 
 namespace adaptive_search {
 
-// Zeroed floats, aligned to a cache line.
-class Buffer {
+// Zeroed values, aligned to a cache line.
+template <class T>
+class Array {
   public:
-    Buffer() = default;
-    explicit Buffer(std::size_t size);
-    float *data() const { return data_.get(); }
+    Array() = default;
+    explicit Array(std::size_t size)
+        : data_(static_cast<T *>(::operator new(size * sizeof(T), kAlignment))), size_(size) {
+        std::fill_n(data(), size, T{});
+    }
+    T *data() const { return data_.get(); }
     std::size_t size() const { return size_; }
 
   private:
     static constexpr std::align_val_t kAlignment{64};
     struct Free {
-        void operator()(float *p) const { ::operator delete(p, kAlignment); }
+        void operator()(T *p) const { ::operator delete(p, kAlignment); }
     };
-    std::unique_ptr<float, Free> data_;
+    std::unique_ptr<T, Free> data_;
     std::size_t size_ = 0;
 };
 
-// A weight matrix (outputs, inputs) cut into panels of Ops::panel outputs, each stored
+using Buffer = Array<float>;
+
+// Rows of a weight matrix: float32, or int8 times the row's scale.
+struct WeightRows {
+    const float *values = nullptr;
+    const std::int8_t *codes = nullptr;
+    const float *scales = nullptr;
+
+    WeightRows from(std::size_t row, std::size_t inputs) const {
+        if (values) return {values + row * inputs, nullptr, nullptr};
+        return {nullptr, codes + row * inputs, scales + row};
+    }
+};
+
+// A weight matrix (outputs, inputs) cut into panels of Products::panel outputs, each stored
 // input by input. Any number of first outputs and of first inputs is a valid slice, so the
-// granularities share one packing. The float32 mode; another numeric mode is another class
-// with the same apply().
+// granularities share one packing.
 class PackedLinear {
   public:
     PackedLinear() = default;
-    PackedLinear(const Ops &ops, const float *weight, std::size_t outputs, std::size_t inputs);
+    PackedLinear(const Products &products, const WeightRows &weight, std::size_t outputs,
+                 std::size_t inputs);
 
-    // out (m, n) = or += a (m, k) times the slice (n, k), transposed.
-    void apply(const float *a, std::ptrdiff_t lda, std::size_t m, std::size_t k, std::size_t n,
-               float *out, std::ptrdiff_t ldo, bool accumulate = false) const;
+    // out (a.rows, n) = or += a times the slice (n, a.inputs), transposed.
+    void apply(const Operand &a, std::size_t n, float *out, std::ptrdiff_t ldo,
+               bool accumulate = false) const;
 
   private:
-    const Ops *ops_ = nullptr;
-    std::size_t panel_size_ = 0;
-    Buffer panels_;
+    const Products *products_ = nullptr;
+    std::size_t panel_size_ = 0;  // cells
+    Array<unsigned char> panels_;
+    Buffer scales_;  // int8: of each packed row
 };
 
 }  // namespace adaptive_search

@@ -6,6 +6,9 @@
 #if defined(__x86_64__) || defined(__i386__)
 #include <cpuid.h>
 #define ADAPTIVE_SEARCH_X86 1
+#elif defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 namespace adaptive_search {
@@ -19,9 +22,9 @@ struct Registers {
     unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
 
-Registers cpuid(unsigned leaf) {
+Registers cpuid(unsigned leaf, unsigned subleaf = 0) {
     Registers r;
-    __get_cpuid_count(leaf, 0, &r.eax, &r.ebx, &r.ecx, &r.edx);
+    __get_cpuid_count(leaf, subleaf, &r.eax, &r.ebx, &r.ecx, &r.edx);
     return r;
 }
 
@@ -61,6 +64,32 @@ const char *level_name(Level level) {
     }
     return "reference";
 }
+
+#ifdef ADAPTIVE_SEARCH_X86
+
+bool has_avx512_vnni() {
+    static const bool found = has_avx512() && has(cpuid(7).ecx, bit_AVX512VNNI);
+    return found;
+}
+
+bool has_avx512_bf16() {
+    static const bool found = has_avx512() && has(cpuid(7, 1).eax, bit_AVX512BF16);
+    return found;
+}
+
+#elif defined(__aarch64__)
+
+bool has_neon_dotprod() {
+#if defined(__APPLE__)
+    return true;  // every 64-bit Mac has it
+#elif defined(__linux__)
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#else
+    return false;
+#endif
+}
+
+#endif
 
 std::vector<Level> supported_levels() {
     std::vector<Level> levels{Level::reference};

@@ -23,4 +23,9 @@ std::vector<Level> supported_levels();
 // Read at every call, so that a bad value is reported each time it matters.
 Level active_level();
 
+// What some CPUs of a level have beyond it.
+bool has_avx512_vnni();
+bool has_avx512_bf16();
+bool has_neon_dotprod();
+
 }  // namespace adaptive_search

@@ -18,6 +18,7 @@ using std::size_t;
 constexpr size_t kLanes = ADAPTIVE_SEARCH_LANES;
 using Vec = float __attribute__((vector_size(4 * ADAPTIVE_SEARCH_LANES)));
 using Word = std::uint32_t __attribute__((vector_size(4 * ADAPTIVE_SEARCH_LANES)));
+using Sums = std::int32_t __attribute__((vector_size(4 * ADAPTIVE_SEARCH_LANES)));
 
 #define ADAPTIVE_SEARCH_INLINE static inline __attribute__((always_inline))
 

@@ -71,5 +71,19 @@ ADAPTIVE_SEARCH_INLINE void put_pair(float *out, Vec v0, Vec v1, size_t columns,
     store(out + first, v1, second);
 }
 
+// The first `columns` of a tile to R rows of out; a whole panel needs no partial stores.
+template <int R>
+ADAPTIVE_SEARCH_INLINE void put_tile(float *out, ptrdiff_t ldo, const Tile<R> &tile,
+                                     size_t columns, bool accumulate) {
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r, out += ldo) {
+        if (columns == kPanel) {
+            put_pair(out, tile.v[r][0], tile.v[r][1], kPanel, accumulate);
+        } else {
+            put_pair(out, tile.v[r][0], tile.v[r][1], columns, accumulate);
+        }
+    }
+}
+
 }  // namespace
 }  // namespace adaptive_search

@@ -177,6 +177,21 @@ def test_an_unknown_device(weights: Path) -> None:
         Encoder.load(weights, device="tpu")
 
 
+def test_precisions_share_one_space(weights: Path, texts: list[str]) -> None:
+    exact, *others = (
+        Encoder.load(weights, threads=1, precision=precision).encode(texts)
+        for precision in ("fp32", "bf16", "int8")
+    )
+    for other in others:
+        assert np.sum(exact * other, axis=1).min() > 0.99
+        assert (exact != other).any()
+
+
+def test_an_unknown_precision(weights: Path) -> None:
+    with pytest.raises(BackendUnavailable, match="choose one of fp32, bf16, int8"):
+        Encoder.load(weights, precision="int4")
+
+
 def test_a_tokenizer_with_more_ids_than_the_model(weights: Path) -> None:
     raw = json.loads((weights / "tokenizer.json").read_text(encoding="utf-8"))
     raw["model"]["vocab"]["zebra"] = len(raw["model"]["vocab"])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from adaptive_search.encoder import reference_model
+from adaptive_search.encoder import checkpoint, reference_model
 from adaptive_search.encoder.config import EncoderConfig
 from adaptive_search.kernels.native import Engine
 
@@ -27,8 +27,8 @@ SMALL = EncoderConfig(
     dims=(8, 24, 60),
     prefix_energy=(0.5, 0.8, 1.0),
 )
-# 128 tokens go through a layer at a time, and 512 through all layers.
-LENGTHS = (1, 2, 31, 32, 33, 128, 129, 3, 530, 1)
+# 96 tokens go through a layer at a time, and 512 through all layers.
+LENGTHS = (1, 2, 31, 32, 33, 96, 97, 3, 530, 1)
 
 
 def random_tensors(config: EncoderConfig, seed: int = 0) -> Tensors:
@@ -67,8 +67,8 @@ def random_tensors(config: EncoderConfig, seed: int = 0) -> Tensors:
     return tensors
 
 
-def make_engine(config: EncoderConfig, tensors: dict[str, Any]) -> Engine:
-    return Engine(dataclasses.asdict(config), tensors)
+def make_engine(config: EncoderConfig, tensors: dict[str, Any], precision: str = "fp32") -> Engine:
+    return Engine(dataclasses.asdict(config), tensors, precision)
 
 
 def random_texts(config: EncoderConfig, lengths: Sequence[int]) -> list[NDArray[np.int32]]:
@@ -127,6 +127,69 @@ def test_a_vector_depends_neither_on_batch_nor_threads(level: str, config: Encod
     np.testing.assert_array_equal(together, alone)
     np.testing.assert_array_equal(together, encode(engine, texts, (8, 4, 2), threads=3))
     np.testing.assert_array_equal(together[::-1], encode(engine, texts[::-1], (8, 4, 2)))
+
+
+@pytest.mark.parametrize(("precision", "cosine"), [("bf16", 0.9999), ("int8", 0.999)])
+def test_narrow_precisions_stay_near_the_reference(
+    level: str, config: EncoderConfig, precision: str, cosine: float
+) -> None:
+    tensors = random_tensors(config)
+    exact = {name: value.astype(np.float64) for name, value in tensors.items()}
+    texts = random_texts(config, LENGTHS)
+    engine = make_engine(config, tensors, precision)
+    for heads in ((8, 8, 8), (8, 3, 1)):
+        got = encode(engine, texts, heads)
+        want = reference_model.encode(config, exact, texts, heads)
+        cosines = np.sum(got * want, axis=1)
+        assert cosines.mean() > cosine
+        assert cosines.min() > 1 - 3 * (1 - cosine)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_a_narrow_vector_depends_neither_on_batch_nor_threads(
+    level: str, config: EncoderConfig, precision: str
+) -> None:
+    engine = make_engine(config, random_tensors(config), precision)
+    texts = random_texts(config, LENGTHS)
+    together = encode(engine, texts, (8, 4, 2))
+    alone = np.concatenate([encode(engine, [text], (8, 4, 2)) for text in texts])
+    np.testing.assert_array_equal(together, alone)
+    np.testing.assert_array_equal(together, encode(engine, texts, (8, 4, 2), threads=3))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_int8_weights_are_their_codes_times_the_scales(level: str, precision: str) -> None:
+    codes = checkpoint.quantize_rows(random_tensors(SMALL))
+    values = checkpoint.dequantize(codes)
+    texts = random_texts(SMALL, (20, 3))
+    got = encode(make_engine(SMALL, codes, precision), texts, (8, 8, 8))
+    want = encode(make_engine(SMALL, values, precision), texts, (8, 8, 8))
+    # In int8 the codes are found again from the values, with scales that may round otherwise.
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 if precision == "int8" else 0)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_narrow_weights_that_are_not_finite(level: str, precision: str) -> None:
+    for name in ("blocks.1.mlp.down.weight", "blocks.0.mixer_norm.weight", "heads.1.weight"):
+        tensors = random_tensors(SMALL)
+        tensors[name][0] = np.nan
+        with pytest.raises(ValueError, match="not finite"):
+            encode(make_engine(SMALL, tensors, precision), random_texts(SMALL, (7,)), (8, 8, 8))
+
+
+def test_scales_must_fit_their_matrix() -> None:
+    name = "blocks.1.mlp.down.weight"
+    codes: dict[str, Any] = checkpoint.quantize_rows(random_tensors(SMALL))
+    for scale in (codes[name + ".scale"][1:], codes[name + ".scale"][:, None], None):
+        with pytest.raises(ValueError, match=name):
+            make_engine(SMALL, {**codes, name + ".scale": scale})
+    with pytest.raises(ValueError, match="final_norm.weight"):
+        make_engine(SMALL, {**codes, "final_norm.weight": codes[name][0]})
+
+
+def test_an_unknown_precision() -> None:
+    with pytest.raises(ValueError, match="precision int4 is not known"):
+        make_engine(SMALL, random_tensors(SMALL), "int4")
 
 
 def test_two_threads_may_share_an_engine() -> None:

@@ -62,6 +62,74 @@ def test_linear_takes_rows_in_reverse(level: str, draw: Draw) -> None:
     np.testing.assert_array_equal(native.linear(x[::-1], weight), native.linear(x, weight)[::-1])
 
 
+def round_bf16(x: Floats) -> Floats:
+    bits = np.ascontiguousarray(x).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+@pytest.mark.parametrize("varied", ["rows", "inputs", "outputs"])
+def test_linear_in_bf16_is_that_of_rounded_values(level: str, draw: Draw, varied: str) -> None:
+    for length in LENGTHS:
+        sizes = {"rows": 5, "inputs": 9, "outputs": 7, varied: length}
+        x, weight = draw(sizes["rows"], sizes["inputs"]), draw(sizes["outputs"], sizes["inputs"])
+        got = native.linear(x, weight, "bf16")
+        rounded = wide(round_bf16(x), round_bf16(weight))
+        bound = (sizes["inputs"] + 1) * EPS * reference.linear(*map(abs, rounded))
+        assert (abs(got - reference.linear(*rounded)) <= bound).all()
+
+
+@pytest.mark.parametrize("varied", ["rows", "inputs", "outputs"])
+def test_linear_in_int8_rounds_by_half_a_step(level: str, draw: Draw, varied: str) -> None:
+    for length in LENGTHS:
+        sizes = {"rows": 5, "inputs": 9, "outputs": 7, varied: length}
+        x, weight = draw(sizes["rows"], sizes["inputs"]), draw(sizes["outputs"], sizes["inputs"])
+        got = native.linear(x, weight, "int8")
+        a, b = wide(abs(x), abs(weight))
+        half_a, half_b = (m.max(axis=1, initial=0, keepdims=True) / 253.9 for m in (a, b))
+        bound = reference.linear(a + half_a, b + half_b) - reference.linear(a, b)
+        assert (abs(got - reference.linear(*wide(x, weight))) <= bound).all()
+
+
+@pytest.mark.parametrize("inputs", [1, 2, 3, 4, 5, 64, 66, 770])
+def test_linear_in_int8_is_exact_on_whole_numbers(level: str, inputs: int) -> None:
+    rng = np.random.default_rng(inputs)
+    x, weight = (rng.integers(-127, 128, (n, inputs)).astype(np.float32) for n in (14, 35))
+    x[:, 0], weight[:, 0] = 127, -127  # so that every scale is 1
+    x[3:5], weight[7:9] = 127, 127  # the largest sums there are
+    np.testing.assert_array_equal(native.linear(x, weight, "int8"), x @ weight.T)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_narrow_linear_row_does_not_depend_on_the_others(
+    level: str, draw: Draw, precision: str
+) -> None:
+    x, weight = draw(29, 70), draw(40, 70)
+    together = native.linear(x, weight, precision)
+    alone = np.concatenate([native.linear(row[None], weight, precision) for row in x])
+    np.testing.assert_array_equal(together, alone)
+    np.testing.assert_array_equal(native.linear(x[::-1], weight, precision), together[::-1])
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-40, 1e-37, 3e38, np.inf, -np.inf, np.nan])
+def test_narrow_linear_at_the_ends(level: str, draw: Draw, value: float) -> None:
+    x, weight = draw(3, 20), np.abs(draw(6, 20)) * np.float32(0.01)
+    want = native.linear(x, weight, "int8")
+    x[1] = 0
+    x[1, 2] = value
+    for precision in ("bf16", "int8"):
+        got = native.linear(x, weight, precision)
+        if np.isfinite(value):
+            np.testing.assert_allclose(got[1], value * weight[:, 2], rtol=0.03, atol=1e-37)
+        else:
+            assert not np.isfinite(got[1]).any()
+    np.testing.assert_array_equal(got[[0, 2]], want[[0, 2]])
+
+
+def test_an_unknown_precision(draw: Draw) -> None:
+    with pytest.raises(ValueError, match="precision int4 is not known"):
+        native.linear(draw(1, 4), draw(1, 4), "int4")
+
+
 def test_causal_conv1d_silu(level: str, draw: Draw) -> None:
     for length in LENGTHS:
         x, weight, bias = draw(length + 6, length), draw(length, 4), draw(length)
