@@ -31,6 +31,7 @@ from adaptive_search.command_options import (
 
 if TYPE_CHECKING:
     from adaptive_search.encoder.granularity import Granularity
+    from adaptive_search.encoder.selection import Preference
     from adaptive_search.index import AdaptiveIndex
     from adaptive_search.indexing import IndexSummary
     from adaptive_search.reports import QualityReport
@@ -408,6 +409,11 @@ def train(
     "--max-memory-mb", type=click.FloatRange(0), default=float("inf"), help="For all vectors."
 )
 @click.option("--vectors", type=click.IntRange(1), default=100_000, show_default=True)
+@click.option(
+    "--prefer",
+    type=click.Choice(["size", "speed", "accuracy"]),
+    help="Among what fits; size with --min-accuracy, else accuracy.",
+)
 @weights_option
 @format_option("table", "json")
 def analyze(
@@ -415,15 +421,16 @@ def analyze(
     max_latency_ms: float,
     max_memory_mb: float,
     vectors: int,
+    prefer: Preference | None,
     weights: Path | None,
     output: str,
 ) -> None:
-    """Recommend a dimension and a granularity for given limits, from measured figures."""
+    """Recommend a dimension and a width for given limits and the usual cases, as measured."""
     from adaptive_search.analysis import analyze as analyze_weights
+    from adaptive_search.encoder.selection import Limits
 
-    limits = (min_accuracy, max_latency_ms, max_memory_mb, vectors)
-    found = analyze_weights(weights, *limits)
-    _print_analysis(found, output)
+    limits = Limits(min_accuracy, max_latency_ms, max_memory_mb, vectors, prefer)
+    _print_analysis(analyze_weights(weights, limits), output)
 
 
 @main.command()

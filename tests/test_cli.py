@@ -632,6 +632,10 @@ def test_benchmark_doctor_and_analyze(
     assert "measured: here" in run("analyze", "--weights", weights).out
     run("analyze", "--weights", weights, "--min-accuracy", "0.95").fails_with(1, "90.0%")
     run("analyze", "--min-accuracy", "2").fails_with(2, "--min-accuracy")
+    run("analyze", "--min-accuracy", "nan").fails_with(1, "min_accuracy=nan must be from 0 to 1")
+    run("analyze", "--max-latency-ms", "0").fails_with(1, "max_latency_ms=0.0 must be above 0")
+    fast = run("analyze", "--weights", weights, "--prefer", "speed", "--format", "json").json
+    assert fast["recommended"]["reason"].startswith("the fastest")
 
 
 def test_widths(corpus: Path, run: Run) -> None:
