@@ -11,7 +11,8 @@ arXiv:2405.21060 (Mamba-2).
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -24,6 +25,8 @@ from adaptive_search.kernels.torch_ops import (
     rms_norm,
     ssd_scan,
 )
+
+_SIZED = ("conv1d.weight", "A_log", "out_proj.weight")
 
 
 class NestedWeights(NamedTuple):
@@ -53,9 +56,10 @@ class RMSNorm(nn.Module):
 class MatMamba2(nn.Module):
     """Mamba-2 with nested inner widths; without options, a regular Mamba2 block.
 
-    It loads the state dict of a `mamba_ssm` Mamba2 (or MatMamba) block of the
-    same sizes. Set `mixnmatch = True` and `mixnmatch_dims` to give this layer
-    a width of its own, whatever `mrl_level` the model is called with.
+    It loads the state dict of a `mamba_ssm` Mamba2 or MatMamba block unchanged;
+    `from_state_dict` also finds the sizes (MatMamba's headdim is d_model / 32).
+    Set `mixnmatch = True` and `mixnmatch_dims` to give this layer a width of its
+    own, whatever `mrl_level` the model is called with.
     """
 
     def __init__(
@@ -81,7 +85,7 @@ class MatMamba2(nn.Module):
         if self.d_inner % headdim:
             raise ValueError(f"headdim={headdim} must divide expand * d_model = {self.d_inner}")
         self.nheads = self.d_inner // headdim
-        if self.nheads % ngroups:
+        if ngroups < 1 or self.nheads % ngroups:
             raise ValueError(f"ngroups={ngroups} must divide the {self.nheads} heads")
         self.chunk_size = chunk_size
         self.mixnmatch = False
@@ -99,6 +103,65 @@ class MatMamba2(nn.Module):
         self.D = nn.Parameter(torch.ones(self.nheads))
         self.norm = RMSNorm(self.d_inner, norm_eps)
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Tensor], *, ngroups: int = 1) -> MatMamba2:
+        """A block with the weights of a `mamba_ssm` Mamba2 or a MatMamba block.
+
+        Args:
+            state: tensors by name, as in the state dict of the block alone.
+            ngroups: of the block, which its weights do not tell.
+
+        Raises:
+            ValueError: these are not the weights of such a block, or it was made with
+                options that this block lacks.
+        """
+        missing = [name for name in _SIZED if name not in state]
+        unsupported = _unsupported_options(state)
+        if missing or unsupported:
+            lacking = f"without {', '.join(missing)}" if missing else f"made with {unsupported}"
+            raise ValueError(f"a Mamba2 block {lacking} cannot be loaded")
+        try:
+            d_model, d_inner = state["out_proj.weight"].shape
+            channels, _, d_conv = state["conv1d.weight"].shape
+            block = cls(
+                d_model,
+                (channels - d_inner) // (2 * ngroups),
+                d_conv,
+                d_inner // d_model,
+                d_inner // len(state["A_log"]),
+                ngroups=ngroups,
+            )
+            block.load_state_dict(state)
+        except (RuntimeError, ValueError, TypeError, ZeroDivisionError) as error:
+            raise ValueError(f"these are not the weights of a Mamba2 block: {error}") from None
+        return block
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Tensor],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Load, and say so where these are the weights of another kind of Mamba2 block."""
+        own = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+        if unsupported := _unsupported_options(own):
+            error_msgs.append(
+                f"this is a Mamba2 block made with {unsupported}; MatMamba2 has no such option"
+            )
+        super()._load_from_state_dict(
+            state_dict,
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            unexpected_keys,
+            error_msgs,
+        )
 
     def heads_at(self, mrl_level: int) -> int:
         """Heads of the sub-model with d_model / mrl_level, or of `mixnmatch_dims`.
@@ -186,3 +249,21 @@ class MatMamba2(nn.Module):
             return gated_rms_norm(y, z, weight, self.norm.eps)
         y, z, weight = (t.view(*t.shape[:-1], self.ngroups, -1) for t in (y, z, weight))
         return gated_rms_norm_plain(y, z, weight, self.norm.eps).flatten(-2)
+
+
+def _unsupported_options(state: Mapping[str, Tensor]) -> str:
+    """Options of mamba_ssm's Mamba2 that its weights show and this block lacks; "" for none.
+
+    norm_before_gate and dt_limit leave no trace; the block has their defaults.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    inner, norm = shapes.get("out_proj.weight", ())[1:], shapes.get("norm.weight", ())
+    signs = {
+        "bias=True": "in_proj.bias" in shapes or "out_proj.bias" in shapes,
+        "conv_bias=False": "conv1d.weight" in shapes and "conv1d.bias" not in shapes,
+        "rmsnorm=False": "out_proj.weight" in shapes and "norm.weight" not in shapes,
+        "D_has_hdim=True": "D" in shapes and shapes["D"] != shapes.get("A_log", shapes["D"]),
+        "learnable_init_states=True": "init_states" in shapes,
+        "d_ssm": bool(norm) and bool(inner) and norm != inner,
+    }
+    return ", ".join(option for option, shows in signs.items() if shows)

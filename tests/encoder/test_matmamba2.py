@@ -148,6 +148,146 @@ def test_the_state_dict_is_that_of_mamba2(ngroups: int) -> None:
     }
 
 
+def mamba_ssm_state(
+    d_model: int,
+    d_state: int = 128,
+    d_conv: int = 4,
+    expand: int = 2,
+    headdim: int = 64,
+    *,
+    d_ssm: int | None = None,
+    ngroups: int = 1,
+    D_has_hdim: bool = False,
+    rmsnorm: bool = True,
+    bias: bool = False,
+    conv_bias: bool = True,
+) -> dict[str, Tensor]:
+    """The state dict of mamba_ssm's Mamba2, version 2.2 and later, with random values.
+
+    Names, order and shapes are those that its constructor gives for the same arguments.
+    """
+    inner = expand * d_model
+    ssm = inner if d_ssm is None else d_ssm
+    heads, channels = ssm // headdim, ssm + 2 * ngroups * d_state
+    rows = 2 * inner + 2 * ngroups * d_state + heads
+    shapes: dict[str, tuple[int, ...]] = {
+        "dt_bias": (heads,),
+        "A_log": (heads,),
+        "D": (ssm if D_has_hdim else heads,),
+        "in_proj.weight": (rows, d_model),
+        "in_proj.bias": (rows,),
+        "conv1d.weight": (channels, 1, d_conv),
+        "conv1d.bias": (channels,),
+        "norm.weight": (ssm,),
+        "out_proj.weight": (d_model, inner),
+        "out_proj.bias": (d_model,),
+    }
+    absent = {
+        "in_proj.bias": not bias,
+        "out_proj.bias": not bias,
+        "conv1d.bias": not conv_bias,
+        "norm.weight": not rmsnorm,
+    }
+    generator = torch.Generator().manual_seed(3)
+    return {
+        name: torch.randn(shape, generator=generator) * 0.2
+        for name, shape in shapes.items()
+        if not absent.get(name)
+    }
+
+
+def matmamba_state(d_model: int, d_state: int) -> dict[str, Tensor]:
+    """The state dict of MatMamba's block, whose headdim is d_model // 32 whatever is asked."""
+    return mamba_ssm_state(d_model, d_state, headdim=d_model // 32)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"d_model": 64},
+        {"d_model": 64, "d_state": 16, "headdim": 16, "ngroups": 2},
+        {"d_model": 64, "d_state": 16, "headdim": 8, "ngroups": 4, "expand": 3, "d_conv": 2},
+    ],
+)
+def test_weights_of_mamba_ssm_load_unchanged(sizes: dict[str, int]) -> None:
+    state = mamba_ssm_state(**sizes)
+    block = MatMamba2(**sizes)
+    block.load_state_dict(state)
+    found = MatMamba2.from_state_dict(state, ngroups=sizes.get("ngroups", 1))
+    for loaded in (block, found):
+        got = loaded.requires_grad_(False).state_dict()
+        assert got.keys() == state.keys()
+        assert all(torch.equal(got[name], state[name]) for name in state)
+    u = torch.randn(1, 20, 64)
+    want = step_by_step(block, u[0].numpy().astype(np.float64))
+    assert relative_error(block(u)[0], want) < 1e-5
+    assert torch.equal(found(u), block(u))
+
+
+def test_weights_of_matmamba_load_unchanged_with_their_widths() -> None:
+    state = matmamba_state(64, 16)
+    block = MatMamba2.from_state_dict(state).requires_grad_(False)
+    assert (block.headdim, block.nheads) == (2, 64)
+    u = torch.randn(1, 20, 64)
+    for level in (1, 2, 4, 8):
+        want = step_by_step(block, u[0].numpy().astype(np.float64), heads=64 // level)
+        assert relative_error(block(u, mrl_level=level)[0], want) < 1e-5
+    half = block(u, mrl_level=2)
+    block.mixnmatch, block.mixnmatch_dims = True, 32
+    assert torch.equal(block(u), half)
+    # The language model's checkpoint holds many blocks.
+    whole = {f"backbone.layers.0.mixer.{name}": value for name, value in state.items()}
+    model = torch.nn.ModuleDict({"mixer": MatMamba2(64, 16, headdim=2)})
+    prefix = "backbone.layers.0."
+    model.load_state_dict({name.removeprefix(prefix): value for name, value in whole.items()})
+    assert torch.equal(model["mixer"](u, 2), half)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"D_has_hdim": True}, "D_has_hdim=True"),
+        ({"rmsnorm": False}, "rmsnorm=False"),
+        ({"bias": True}, "bias=True"),
+        ({"conv_bias": False}, "conv_bias=False"),
+        ({"d_ssm": 64}, "d_ssm"),
+        ({"bias": True, "rmsnorm": False}, "bias=True, rmsnorm=False"),
+    ],
+)
+def test_blocks_of_other_kinds_are_named(options: dict[str, Any], named: str) -> None:
+    state = mamba_ssm_state(64, 16, headdim=16, **options)
+    with pytest.raises(ValueError, match=f"made with {named} cannot be loaded"):
+        MatMamba2.from_state_dict(state)
+    inside = torch.nn.ModuleDict({"mixer": MatMamba2(64, 16, headdim=16)})
+    prefixed = {f"mixer.{name}": value for name, value in state.items()}
+    for strict in (True, False):
+        with pytest.raises(RuntimeError, match=f"made with {named}; MatMamba2 has no such option"):
+            inside.load_state_dict(prefixed, strict=strict)
+
+
+def test_learnable_initial_states_are_named() -> None:
+    state = mamba_ssm_state(64, 16, headdim=16) | {"init_states": torch.zeros(8, 16, 16)}
+    with pytest.raises(ValueError, match="learnable_init_states=True"):
+        MatMamba2.from_state_dict(state)
+
+
+def test_weights_of_something_else() -> None:
+    with pytest.raises(ValueError, match="without conv1d.weight, A_log cannot"):
+        MatMamba2.from_state_dict({"out_proj.weight": torch.zeros(4, 8)})
+    state = mamba_ssm_state(64, 16, headdim=16)
+    with pytest.raises(ValueError, match="not the weights of a Mamba2 block"):
+        MatMamba2.from_state_dict(state | {"dt_bias": torch.zeros(3)})
+    for ngroups in (0, 3, -1):
+        with pytest.raises(ValueError, match="not the weights of a Mamba2 block"):
+            MatMamba2.from_state_dict(state, ngroups=ngroups)
+    for name in ("conv1d.weight", "A_log", "out_proj.weight"):
+        for shape in ((), (0,), (3, 0), (1, 1, 1)):
+            with pytest.raises(ValueError, match="a Mamba2 block"):
+                MatMamba2.from_state_dict(state | {name: torch.zeros(shape)})
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        MatMamba2(64, 16).load_state_dict(state)
+
+
 def test_initial_values_lie_where_mamba2_puts_them() -> None:
     block = MatMamba2(256, headdim=4)
     step = torch.nn.functional.softplus(block.dt_bias)
