@@ -94,7 +94,8 @@ class MiniLM:
             raise MissingExtra(error.name or "transformers", "eval") from None
         if threads:
             torch.set_num_threads(threads)
-        logging.disable_progress_bar()
+        quieter: Any = logging
+        quieter.disable_progress_bar()
         directory = str(MODEL_DIR)
         self._tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
         self._model = AutoModel.from_pretrained(directory, local_files_only=True).eval()

@@ -141,7 +141,7 @@ def sets_page(report: SetReport, *, title: str = "Quality on evaluation sets") -
         MissingExtra: matplotlib is not installed.
     """
     sections = []
-    for measure, table in report.tables().items():
+    for measure, table in report.by_measure().items():
         heading = TITLES[measure]
         text = (
             f"{heading} by dimension, exact search, mean over the sets. In the figures, kept is "

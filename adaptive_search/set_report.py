@@ -87,7 +87,7 @@ class SetReport:
             parts.append(f"sentence pairs of {', '.join(dict.fromkeys(self.sts['set']))}")
         return "; ".join(parts)
 
-    def tables(self) -> dict[str, pd.DataFrame]:
+    def by_measure(self) -> dict[str, pd.DataFrame]:
         """What was measured, by measure: a row for each way, a column for each set; see `wide`."""
         measured = {
             NDCG: wide(self.retrieval, RETRIEVAL_KEYS, NDCG),
@@ -96,7 +96,7 @@ class SetReport:
         return {measure: table for measure, table in measured.items() if len(table)}
 
     def _titled(self) -> list[tuple[str, pd.DataFrame, tables.Cells]]:
-        return [(TITLES[measure], *to_show(table)) for measure, table in self.tables().items()]
+        return [(TITLES[measure], *to_show(table)) for measure, table in self.by_measure().items()]
 
 
 def wide(rows: pd.DataFrame, keys: Sequence[str], measure: str) -> pd.DataFrame:

@@ -136,7 +136,7 @@ def document(
     before: list[Ids] = []
     after: list[Ids] = []
     while sum(map(len, before)) + sum(map(len, after)) < room:
-        sentence = filler[rng.integers(len(filler))]
+        sentence = filler[int(rng.integers(len(filler)))]
         placed = before if sum(map(len, before)) + len(sentence) <= depth * room else after
         placed.append(sentence)
     return np.concatenate([*before, needle, *after])[:tokens]

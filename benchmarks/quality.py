@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from adaptive_search import Encoder
-from adaptive_search.encoder.granularity import parse_granularity
+from adaptive_search.encoder.granularity import Granularity, parse_granularity
 from adaptive_search.evaluation_sets import RetrievalSet, find_pairs, find_sets
 from adaptive_search.kernels import native
 from adaptive_search.peers import load_peers
@@ -36,7 +36,7 @@ def measurements(
     report: SetReport, sets: Sequence[RetrievalSet], weights: Path | None
 ) -> dict[str, object]:
     """What `Encoder.select_optimal_dimension` chooses from."""
-    table = report.tables()[NDCG]
+    table = report.by_measure()[NDCG]
     exact = table["dim"].notna() & table["shortlist"].isna() & (table["vectors"] == CHUNKS)
     alike = table[exact & (table["document"] == table["query"])]
     encoder = Encoder.load(weights, threads=1)
@@ -44,26 +44,25 @@ def measurements(
     rows = []
     for dim, width, kept in zip(alike["dim"], alike["query"], alike["kept"], strict=True):
         granularity = parse_granularity(width)
-        if not isinstance(granularity, int):
-            continue
-        latency = latency_ms(encoder, queries, dim, granularity)
         rows.append(
             {
                 "dim": dim,
                 "granularity": granularity,
                 "accuracy": round(kept, 4),
-                "latency_ms": round(latency, 4),
+                "latency_ms": round(latency_ms(encoder, queries, dim, granularity), 4),
             }
         )
     names = ", ".join(data.name for data in sets)
     return {
         "source": f"benchmarks/quality.py: nDCG@10 over {names}; latency of one query "
         f"on one thread of {cpu()} ({native.level()})",
-        "rows": sorted(rows, key=lambda row: (row["dim"], row["granularity"])),
+        "rows": sorted(rows, key=lambda row: int(row["dim"])),
     }
 
 
-def latency_ms(encoder: Encoder, queries: Sequence[str], dim: int, granularity: int) -> float:
+def latency_ms(
+    encoder: Encoder, queries: Sequence[str], dim: int, granularity: Granularity
+) -> float:
     """Median milliseconds to encode one query."""
     times = []
     for query in [*queries[:WARMUP], *queries[:TIMED]]:

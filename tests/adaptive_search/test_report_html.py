@@ -59,12 +59,14 @@ def quality(*, judged: bool, documents: tuple[str, ...] = ("1", "1/2")) -> Quali
 
 def sets(*, widths: tuple[str, ...] = ("1", "1/8"), peers: bool = True) -> SetReport:
     pairs = [(widths[0], query) for query in widths] + [(width, width) for width in widths[1:]]
-    retrieval = [
+    retrieval: list[list[object]] = [
         ["<one>", "chunks", document, query, str(dim), dim, None, 0.5, 0.9]
         for document, query in pairs
         for dim in (64, 128)
     ]
-    sts = [["stsb", width, str(dim), dim, 0.8] for width in widths for dim in (64, 128)]
+    sts: list[list[object]] = [
+        ["stsb", width, str(dim), dim, 0.8] for width in widths for dim in (64, 128)
+    ]
     if peers:
         retrieval.append(["<one>", None, None, None, "BM25", None, None, 0.6, 0.9])
         sts.append(["stsb", None, "MiniLM-L6", None, 0.7])
