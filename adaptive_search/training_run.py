@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -17,26 +18,32 @@ SMOOTHING = 0.9
 
 
 def run_training(
-    recipe: Path | None,
-    data: Path,
     run: Path,
-    teacher: Path | None,
     *,
-    threads: int | None,
-    quiet: bool,
-) -> Path:
+    texts: Path | None,
+    pairs: Path | None,
+    weights: Path | None = None,
+    from_scratch: bool = False,
+    teacher: Path | None = None,
+    recipe: Path | None = None,
+    threads: int | None = None,
+    quiet: bool = False,
+) -> Path | None:
     """Train to the end of the recipe, from the run's checkpoint if there is one.
 
     Args:
-        recipe: file that says what to do; that of the shipped weights by default.
-        data: folder of texts and pairs.
         run: folder of the checkpoint.
+        texts: file or folder of texts.
+        pairs: file or folder of pairs.
+        weights: folder of the weights to go on from; the shipped ones by default.
+        from_scratch: start from the teacher instead.
         teacher: folder of the teacher; all-MiniLM-L6-v2 by default.
-        threads: CPU threads; all by default.
+        recipe: file that says what to do; the packaged one for either start by default.
+        threads: CPU threads; all by default, shared among the processes of `torchrun`.
         quiet: no progress.
 
     Returns:
-        The folder of the finished weights.
+        The folder of the finished weights; None in a process that only helps another.
 
     Raises:
         MissingExtra: torch is not installed.
@@ -47,13 +54,25 @@ def run_training(
     except ImportError:
         raise MissingExtra("torch", "train") from None
     from adaptive_search.encoder.encoder import available_threads
-    from adaptive_search.encoder.recipe import Recipe, shipped_recipe
+    from adaptive_search.encoder.recipe import Recipe, packaged_recipe
     from adaptive_search.encoder.training import Trainer
 
-    torch.set_num_threads(threads or available_threads())
-    trainer = Trainer(Recipe.load(recipe or shipped_recipe()), data, run, teacher)
-    trainer.train(_Lines() if not quiet else lambda _: None)
-    return run / "weights"
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(threads or max(1, available_threads() // processes))
+    trainer = Trainer(
+        Recipe.load(recipe or packaged_recipe("scratch" if from_scratch else "finetune")),
+        run,
+        texts=texts,
+        pairs=pairs,
+        teacher=teacher,
+        weights=weights,
+        from_scratch=from_scratch,
+    )
+    if quiet or not trainer.workers.leads:
+        trainer.train()
+    else:
+        trainer.train(_Lines())
+    return run / "weights" if trainer.workers.leads else None
 
 
 class _Lines:
@@ -67,13 +86,17 @@ class _Lines:
         for name, value in progress.losses.items():
             before = self._losses.get(name, value)
             self._losses[name] = SMOOTHING * before + (1 - SMOOTHING) * value
-        if progress.step % REPORT_STEPS and progress.step != progress.steps:
-            return
-        losses = " ".join(f"{name} {value:.4f}" for name, value in self._losses.items())
-        print(  # noqa: T201
-            f"{time.perf_counter() - self._begin:.0f} s, stage {progress.stage}, step "
-            f"{progress.step}/{progress.steps}, {progress.tokens:,} tokens, "
-            f"{progress.tokens_per_second:,.0f}/s: {losses}",
-            file=sys.stderr,
-            flush=True,
-        )
+        if progress.step % REPORT_STEPS == 0 or progress.step == progress.steps:
+            losses = " ".join(f"{name} {value:.4f}" for name, value in self._losses.items())
+            _say(
+                f"{time.perf_counter() - self._begin:.0f} s, stage {progress.stage}, step "
+                f"{progress.step}/{progress.steps}, {progress.tokens:,} tokens, "
+                f"{progress.tokens_per_second:,.0f}/s: {losses}"
+            )
+        if progress.development:
+            ranks = " ".join(f"{dim} {value:.4f}" for dim, value in progress.development.items())
+            _say(f"held-out pairs, MRR@10 by dimension: {ranks}")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201

@@ -1,15 +1,17 @@
 """Training data: texts and pairs from Parquet or JSONL, streamed as token batches.
 
-Files are read in order and for ever; every batch is a function of the seed and
-its number alone, so a resumed run sees what an unbroken one would have seen.
+Files are read in order and for ever. Every 200th row is kept apart for development.
+A stream's place can be saved, so a resumed run sees what an unbroken one would have seen.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,16 @@ from numpy.typing import NDArray
 from adaptive_search.encoder.tokenizer import Ids, Tokenizer
 from adaptive_search.errors import TrainingError
 
-POOL_ROWS = 4096  # rows that are shuffled and bucketed by length together
+POOL_ROWS = 4096  # rows that are put into batches together
+COLUMNS = {"texts": ("text",), "pairs": ("query", "positive")}
+HELD_OUT = 200  # one row in so many is for development
+
+
+class Text(NamedTuple):
+    """A text of the data, and its framed token ids, cut to the stage's length."""
+
+    string: str
+    ids: Ids
 
 
 @dataclass(frozen=True)
@@ -46,20 +57,72 @@ def pad(sequences: Sequence[Ids], multiple: int = 8) -> TokenBatch:
     return TokenBatch(ids, lengths)
 
 
-def find_files(path: Path, prefix: str) -> list[Path]:
-    """The data files at a path: itself, or a directory's `prefix*.parquet|.jsonl`.
+def length_groups(
+    sequences: Sequence[Ids], group_tokens: int
+) -> Iterator[tuple[NDArray[np.int64], TokenBatch]]:
+    """Put sequences of similar length into padded batches, with almost no padding.
+
+    Args:
+        sequences: token ids of each text.
+        group_tokens: most tokens of a batch, padding included; a longer text has its own.
+
+    Yields:
+        Positions in `sequences`, int64 (batch,), and their batch; each text once.
+    """
+    lengths = np.array([len(s) for s in sequences])
+    group: list[int] = []
+    for position in np.argsort(-lengths, kind="stable").tolist():
+        if group and (len(group) + 1) * lengths[group[0]] > group_tokens:
+            yield np.array(group), pad([sequences[p] for p in group], multiple=1)
+            group = []
+        group.append(position)
+    yield np.array(group), pad([sequences[p] for p in group], multiple=1)
+
+
+def join(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Runs of consecutive texts that add up to at most `tokens`; a longer text is a run."""
+    runs: list[list[int]] = []
+    room = 0
+    for position, length in enumerate(lengths):
+        if length > room:
+            runs.append([])
+            room = tokens
+        runs[-1].append(position)
+        room -= length
+    return runs
+
+
+def training_rows(rows: Iterable[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
+    """The rows that are trained on."""
+    return (row for number, row in enumerate(rows, start=1) if number % HELD_OUT)
+
+
+def held_out_rows(rows: Iterable[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
+    """The rows that are kept apart to measure development; none below HELD_OUT rows."""
+    return itertools.islice(rows, HELD_OUT - 1, None, HELD_OUT)
+
+
+def find_files(path: Path, kind: str) -> list[Path]:
+    """The data files at a path: itself, or those of a kind in a directory.
+
+    Args:
+        path: a file; or a directory of `text*` or `pairs*`, .parquet or .jsonl.
+        kind: a key of COLUMNS.
 
     Raises:
         TrainingError: there is none.
     """
+    prefix = {"texts": "text", "pairs": "pairs"}[kind]
     if path.is_dir():
-        kinds = (".parquet", ".jsonl")
         files = sorted(p for p in path.iterdir() if p.name.startswith(prefix))
-        files = [p for p in files if p.suffix in kinds]
     else:
         files = [path] if path.is_file() else []
+    files = [p for p in files if p.suffix in (".parquet", ".jsonl")]
     if not files:
-        raise TrainingError(f"{path} holds no {prefix}*.parquet or {prefix}*.jsonl files")
+        raise TrainingError(
+            f"{path} holds no {kind}: neither a .parquet or .jsonl file nor a folder of "
+            f"{prefix}*.parquet or {prefix}*.jsonl"
+        )
     return files
 
 
@@ -113,7 +176,11 @@ def _jsonl_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, ...
 
 
 class TokenStream:
-    """Endless token batches of texts, or of pairs, bucketed by length."""
+    """Endless batches of texts, or of pairs, with a place that can be saved.
+
+    Rows are taken a pool at a time. A pool is cut into batches of rows of similar
+    length, or of similar meaning, and the batches are shuffled.
+    """
 
     def __init__(
         self,
@@ -124,6 +191,9 @@ class TokenStream:
         max_tokens: int,
         batch_tokens: int,
         seed: int,
+        embed: Callable[[Sequence[Ids]], NDArray[np.float32]] | None = None,
+        mined_share: float = 0.0,
+        first_pool: int = 0,
     ) -> None:
         """Prepare to stream; nothing is read yet.
 
@@ -132,55 +202,123 @@ class TokenStream:
             columns: the text columns to take: one for texts, two for pairs.
             tokenizer: turns texts into ids.
             max_tokens: longer texts are cut.
-            batch_tokens: padded tokens of a batch, all columns together.
+            batch_tokens: tokens of a batch, all columns together.
             seed: of the order within a pool of rows.
+            embed: gives the vectors of the first column's texts, for mining.
+            mined_share: share of the pools in which rows of close vectors share a batch,
+                as each other's hard negatives; in the others, rows of similar length do.
+            first_pool: pools before it are passed over.
         """
         self._files, self._columns, self._tokenizer = list(files), columns, tokenizer
         self._max_tokens, self._batch_tokens, self._seed = max_tokens, batch_tokens, seed
+        self._embed, self._mined_share = embed, mined_share
+        self._pools = self._read_pools()
+        self._rows: list[tuple[Text, ...]] = []
+        self._starts: NDArray[np.int64] = np.zeros(1, np.int64)
+        self._order: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._pool, self._batch, self._first_pool = -1, 0, first_pool
 
-    def batches(self, start: int = 0) -> Iterator[tuple[TokenBatch, ...]]:
-        """Batches from number `start` on, one TokenBatch for each column."""
-        number = 0
-        for pool_number, pool in enumerate(self._pools()):
-            rng = np.random.default_rng([self._seed, pool_number])
-            columns = [self._encode(texts) for texts in zip(*pool, strict=True)]
-            rows = list(zip(*columns, strict=True))
-            for rows_of_batch in self._buckets(rows, rng):
-                if number >= start:
-                    yield tuple(pad(column) for column in zip(*rows_of_batch, strict=True))
-                number += 1
+    def __iter__(self) -> Iterator[tuple[list[Text], ...]]:
+        """This stream; each batch is one list of texts for each column."""
+        return self
 
-    def _pools(self) -> Iterator[list[tuple[str, ...]]]:
+    def __next__(self) -> tuple[list[Text], ...]:
+        """The next batch.
+
+        Raises:
+            TrainingError: a file cannot be read, or there are no rows.
+        """
+        while self._batch == len(self._starts) - 1:
+            while self._pool + 1 < self._first_pool:
+                self._open_pool(tokenize=False)
+            self._open_pool()
+            self._cut(self._arranged())
+        start, stop = self._starts[self._batch : self._batch + 2]
+        self._batch += 1
+        rows = [self._rows[row] for row in self._order[start:stop]]
+        return tuple(list(column) for column in zip(*rows, strict=True))
+
+    @property
+    def next_pool(self) -> int:
+        """The first pool that nothing was taken of."""
+        return max(self._pool + 1, self._first_pool)
+
+    def state(self) -> dict[str, NDArray[np.int64]]:
+        """The place in the data, for `restore`."""
+        return {
+            "place": np.array([self._pool, self._batch]),
+            "order": self._order,
+            "starts": self._starts,
+        }
+
+    def restore(self, state: dict[str, NDArray[np.int64]]) -> None:
+        """Go on where a stream of the same files, sizes and seed was.
+
+        Raises:
+            TrainingError: the files no longer hold the rows of that place.
+        """
+        pool, batch = (int(x) for x in state["place"])
+        while self._pool < pool:
+            self._open_pool(tokenize=self._pool == pool - 1)
+        self._batch = batch
+        self._order, self._starts = state["order"], state["starts"]
+        if len(self._order) != len(self._rows):
+            raise TrainingError("the training data has changed since the checkpoint was written")
+
+    def _open_pool(self, *, tokenize: bool = True) -> None:
+        rows = next(self._pools)
+        self._pool, self._batch = self._pool + 1, 0
+        if tokenize:
+            columns = [self._encode(column) for column in zip(*rows, strict=True)]
+            self._rows = list(zip(*columns, strict=True))
+
+    def _encode(self, strings: Sequence[str]) -> list[Text]:
+        ids = self._tokenizer.encode_batch(strings, context=self._max_tokens)
+        return [Text(*pair) for pair in zip(strings, ids, strict=True)]
+
+    def _read_pools(self) -> Iterator[list[tuple[str, ...]]]:
         while True:
-            pool: list[tuple[str, ...]] = []
-            found = False
-            for row in read_rows(self._files, self._columns):
-                found = True
-                pool.append(row)
-                if len(pool) == POOL_ROWS:
-                    yield pool
-                    pool = []
-            if not found:
+            rows = training_rows(read_rows(self._files, self._columns))
+            pool = list(itertools.islice(rows, POOL_ROWS))
+            if not pool:
                 raise TrainingError(f"no rows in {', '.join(str(p) for p in self._files)}")
-            if pool:
+            while pool:
                 yield pool
+                pool = list(itertools.islice(rows, POOL_ROWS))
 
-    def _encode(self, texts: Sequence[str]) -> list[Ids]:
-        return self._tokenizer.encode_batch(texts, context=self._max_tokens)
+    def _arranged(self) -> NDArray[np.int64]:
+        """The pool's rows in an order that puts together what shares a batch."""
+        rng = np.random.default_rng([self._seed, self._pool])
+        share = self._mined_share
+        if self._embed is None or int((self._pool + 1) * share) == int(self._pool * share):
+            # Jitter keeps equal lengths from always meeting the same neighbours.
+            lengths = np.array([_tokens(row) for row in self._rows])
+            return np.argsort(lengths + rng.random(len(lengths)))
+        vectors = self._embed([row[0].ids for row in self._rows])
+        return np.array(_alike(np.arange(len(vectors)), vectors), dtype=np.int64)
 
-    def _buckets(
-        self, rows: list[tuple[Ids, ...]], rng: np.random.Generator
-    ) -> list[list[tuple[Ids, ...]]]:
-        # Jitter keeps equal lengths from always meeting the same neighbours.
-        lengths = np.array([max(len(ids) for ids in row) for row in rows]) + rng.random(len(rows))
-        buckets: list[list[tuple[Ids, ...]]] = [[]]
-        widest = [0] * len(self._columns)
-        for index in np.argsort(lengths):
-            row = rows[index]
-            widest = [max(w, len(ids)) for w, ids in zip(widest, row, strict=True)]
-            if buckets[-1] and sum(widest) * (len(buckets[-1]) + 1) > self._batch_tokens:
-                buckets.append([])
-                widest = [len(ids) for ids in row]
-            buckets[-1].append(row)
-        rng.shuffle(buckets)  # type: ignore[arg-type]
-        return buckets
+    def _cut(self, order: NDArray[np.int64]) -> None:
+        """Cut an order into batches of at most batch_tokens, and shuffle the batches."""
+        lengths = [_tokens(self._rows[row]) for row in order]
+        batches = [order[run] for run in join(lengths, self._batch_tokens)]
+        np.random.default_rng([self._seed, self._pool, 1]).shuffle(batches)  # type: ignore[arg-type]
+        self._order = np.concatenate(batches)
+        self._starts = np.cumsum([0, *map(len, batches)])
+
+
+def _tokens(row: tuple[Text, ...]) -> int:
+    return sum(len(text.ids) for text in row)
+
+
+def _alike(rows: NDArray[np.int64], vectors: NDArray[np.float32], leaf: int = 8) -> list[int]:
+    """Order rows so that close ones have close vectors: halve along the widest direction."""
+    if len(rows) <= leaf:
+        return rows.tolist()
+    centred = vectors[rows] - vectors[rows].mean(axis=0)
+    direction = centred[np.argmax((centred**2).sum(axis=1))]  # towards the farthest
+    for _ in range(3):  # power iteration: near enough to the first principal direction
+        direction = centred.T @ (centred @ direction)
+        direction /= max(float(np.linalg.norm(direction)), 1e-12)
+    along = rows[np.argsort(centred @ direction, kind="stable")]
+    half = len(rows) // 2
+    return _alike(along[:half], vectors, leaf) + _alike(along[half:], vectors, leaf)

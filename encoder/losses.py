@@ -12,21 +12,25 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-TEMPERATURE = 0.05
-
 
 def slices(vectors: Tensor, dims: Sequence[int]) -> Iterator[Tensor]:
     """Each nested slice of the vectors, at unit length."""
     return (F.normalize(vectors[:, :d], dim=-1) for d in dims)
 
 
-def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Mean of 1 - cosine over rows."""
-    return (1 - F.cosine_similarity(a, b, dim=-1)).mean()
+def cosine_distances(a: Tensor, b: Tensor) -> Tensor:
+    """1 - cosine of each row of a with the same row of b."""
+    return 1 - F.cosine_similarity(a, b, dim=-1)
 
 
-def relational(vectors: Tensor, teacher: Tensor, dims: Sequence[int]) -> Tensor:
+def relational(vectors: Tensor, teacher: Tensor, dims: Sequence[int], temperature: float) -> Tensor:
     """KL from the teacher's in-batch neighbour distribution to each slice's.
+
+    Args:
+        vectors: (batch, dims[-1]).
+        teacher: (batch, width).
+        dims: the slices.
+        temperature: similarities are divided by it.
 
     Returns:
         (len(dims),), one divergence a dim.
@@ -34,7 +38,7 @@ def relational(vectors: Tensor, teacher: Tensor, dims: Sequence[int]) -> Tensor:
     itself = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
 
     def log_neighbours(x: Tensor) -> Tensor:
-        return (x @ x.T / TEMPERATURE).masked_fill(itself, -1e4).log_softmax(-1)
+        return (x @ x.T / temperature).masked_fill(itself, -1e4).log_softmax(-1)
 
     target = log_neighbours(teacher)
     return torch.stack(
@@ -46,7 +50,11 @@ def relational(vectors: Tensor, teacher: Tensor, dims: Sequence[int]) -> Tensor:
 
 
 def contrastive(
-    queries: Tensor, positives: Tensor, false_negatives: Tensor, dims: Sequence[int]
+    queries: Tensor,
+    positives: Tensor,
+    false_negatives: Tensor,
+    dims: Sequence[int],
+    temperature: float,
 ) -> Tensor:
     """InfoNCE with in-batch negatives, both ways, at each slice.
 
@@ -55,6 +63,7 @@ def contrastive(
         positives: (batch, dims[-1]), row i answers query i.
         false_negatives: bool (batch, batch), pairs that must not repel each other.
         dims: the slices.
+        temperature: similarities are divided by it.
 
     Returns:
         (len(dims),).
@@ -65,7 +74,7 @@ def contrastive(
     target = torch.arange(len(queries), device=queries.device)
     losses = []
     for q, p in zip(slices(queries, dims), slices(positives, dims), strict=True):
-        scores = (q @ p.T / TEMPERATURE).masked_fill(false_negatives, -1e4)
+        scores = (q @ p.T / temperature).masked_fill(false_negatives, -1e4)
         both = F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)
         losses.append(both / 2)
     return torch.stack(losses)
@@ -90,7 +99,24 @@ def find_false_negatives(queries: Tensor, positives: Tensor, margin: float = 0.0
 
 
 def consistency(vectors: Tensor, dims: Sequence[int]) -> Tensor:
-    """Mean squared distance of each slice's similarities from the full vector's."""
-    *prefixes, full = slices(vectors, dims)
+    """Mean squared distance of each slice's similarities from the full vector's.
+
+    Returns:
+        (len(dims),); the last is 0.
+    """
+    *_, full = slices(vectors, dims)
     target = (full @ full.T).detach()
-    return torch.stack([F.mse_loss(s @ s.T, target) for s in prefixes]).mean()
+    return torch.stack([F.mse_loss(s @ s.T, target) for s in slices(vectors, dims)])
+
+
+def dim_weights(dims: int, step: int, curriculum_steps: int) -> list[float]:
+    """Weight of each dim in the losses over dims; they sum to 1.
+
+    Without a curriculum all weigh alike. With one, dim i joins at step
+    i * curriculum_steps and gains its weight over half as many steps.
+    """
+    if not curriculum_steps:
+        return [1 / dims] * dims
+    warm = max(1, curriculum_steps // 2)
+    shares = [min(1.0, max(0.0, (step - i * curriculum_steps + 1) / warm)) for i in range(dims)]
+    return [share / sum(shares) for share in shares]

@@ -70,11 +70,11 @@ class Block(nn.Module):
         u = self.mixer_norm(x)
         if self.backward_in_time and order is not None:
             index = order.unsqueeze(-1).expand_as(u)
-            x = x + self.mixer.mix(u.gather(1, index), heads).gather(1, index)
+            x = x + self.dropout(self.mixer.mix(u.gather(1, index), heads).gather(1, index))
         else:
-            x = x + self.mixer.mix(u, heads)
+            x = x + self.dropout(self.mixer.mix(u, heads))
         width = self.mlp.d_mlp * heads // self.mixer.nheads
-        wide: Tensor = self.mlp(self.mlp_norm(x), width)
+        wide: Tensor = self.dropout(self.mlp(self.mlp_norm(x), width))
         return x + wide
 
 

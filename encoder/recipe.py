@@ -11,13 +11,43 @@ from pathlib import Path
 from adaptive_search.encoder.config import EncoderConfig
 from adaptive_search.errors import TrainingError, WeightsError
 
+OPTIMIZERS = ("adamw", "muon")
+PRECISIONS = ("bfloat16", "float32")
+
 
 @dataclass(frozen=True)
 class Stage:
     """One stretch of training; a loss with weight 0 is off.
 
-    Tokens are counted without padding. `static` trains the embedding, pooling
-    and heads with the blocks left out.
+    Attributes:
+        steps: optimizer steps.
+        batch_tokens: tokens of a batch, all columns together, on each process.
+        max_tokens: longer texts are cut.
+        learning_rate: the highest; the embedding table takes half.
+        warmup_steps: over which the rate rises.
+        decay_share: share of the steps, at the end, over which it falls to 0.
+        optimizer: "adamw", or "muon" for the blocks' matrices (Jordan et al. 2024) and
+            AdamW for the rest.
+        static: train the embedding, pooling and heads with the blocks left out.
+        dropout: share of each block's output that is dropped.
+        cached: hold the vectors of a batch only and run its texts twice, so that memory
+            does not grow with batch_tokens (Gao et al. 2021, arXiv:2101.06983).
+        pairs_share: share of the steps that see pairs; the others see texts.
+        mined_share: share of the steps with pairs whose batch holds pairs that the
+            model finds alike, as hard negatives of each other.
+        long_share: share of the steps with texts that join them to `long_tokens`.
+        long_tokens: tokens of a joined text.
+        curriculum_steps: steps after which the next dimension, from the smallest up, joins
+            the losses over dims; 0 trains all from the start.
+        token: weight of the tokens' states towards the teacher's.
+        pooled: weight of the cosine of the full vector, mapped, to the teacher's.
+        squared: weight of the squared distance of the same.
+        bands: weight of the first bands towards the teacher's principal directions.
+        relational: weight of in-batch neighbour distributions at each dim as the teacher's.
+        contrastive: weight of pairs against the rest of the batch at each dim.
+        consistency: weight of each dim's similarities as the full vector's.
+        granularity: weight of one narrower sub-model a step towards the full width.
+        temperature: of relational and contrastive.
     """
 
     steps: int
@@ -25,47 +55,81 @@ class Stage:
     max_tokens: int = 128
     learning_rate: float = 1e-3
     warmup_steps: int = 100
-    decay_share: float = 1.0  # share of the steps, at the end, over which the rate falls to 0
+    decay_share: float = 1.0
+    optimizer: str = "adamw"
     static: bool = False
-    pairs_share: float = 0.5  # share of the steps that see pairs; the others see texts
+    dropout: float = 0.0
+    cached: bool = False
+    pairs_share: float = 0.5
+    mined_share: float = 0.0
+    long_share: float = 0.0
+    long_tokens: int = 2048
+    curriculum_steps: int = 0
     token: float = 0.5
     pooled: float = 1.0
+    squared: float = 0.0
     bands: float = 0.5
     relational: float = 0.5
     contrastive: float = 0.5
     consistency: float = 0.0
     granularity: float = 1.0
+    temperature: float = 0.05
 
     def __post_init__(self) -> None:
         """Refuse numbers that no stage can have."""
         _check_numbers(self, at_least_one=("steps", "batch_tokens"))
-        if self.max_tokens < 2:
-            raise TrainingError(f"recipe: max_tokens={self.max_tokens} must hold [CLS] and [SEP]")
-        if self.pairs_share > 1:
-            raise TrainingError(f"recipe: pairs_share={self.pairs_share} must be at most 1")
+        if self.max_tokens < 3:
+            raise TrainingError(f"recipe: max_tokens={self.max_tokens} must hold more than a frame")
+        for name in ("decay_share", "dropout", "pairs_share", "mined_share", "long_share"):
+            if not getattr(self, name) <= 1:
+                raise TrainingError(f"recipe: {name}={getattr(self, name)} must be at most 1")
+        _check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        if self.dropout == 1 or self.temperature == 0:
+            raise TrainingError("recipe: dropout must be below 1 and temperature above 0")
 
     @property
     def needs_teacher(self) -> bool:
         """Whether any of the teacher's losses is on."""
-        return any((self.token, self.pooled, self.bands, self.relational))
+        return any((self.token, self.pooled, self.squared, self.bands, self.relational))
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights, besides the data and the machine."""
+    """Everything that decides the weights, besides the data and the machine.
+
+    Attributes:
+        stages: what to do, in order.
+        config: sizes of the encoder.
+        seed: of everything random.
+        survey_batches: batches of 4,096 tokens by which the teacher's space is turned.
+        group_tokens: tokens that run through the model at once.
+        weight_decay: of matrices, not of the embedding table.
+        average: decay of the moving average of the weights, which is what is exported;
+            0 exports the last weights.
+        precision: type of matrix products, "bfloat16" or "float32".
+        checkpoint_steps: steps from one checkpoint to the next.
+        development_steps: steps from one measurement on held-out pairs to the next; 0 for
+            none.
+    """
 
     stages: tuple[Stage, ...]
     config: EncoderConfig = field(default_factory=EncoderConfig)
     seed: int = 0
     survey_batches: int = 100
-    checkpoint_steps: int = 100
+    group_tokens: int = 2048
     weight_decay: float = 0.01
+    average: float = 0.0
+    precision: str = "bfloat16"
+    checkpoint_steps: int = 100
+    development_steps: int = 0
 
     def __post_init__(self) -> None:
         """Refuse numbers that no run can have."""
-        _check_numbers(self, at_least_one=("survey_batches", "checkpoint_steps"))
-        if not self.stages:
-            raise TrainingError("recipe: stages must hold at least one stage")
+        counts = ("survey_batches", "checkpoint_steps", "group_tokens")
+        _check_numbers(self, at_least_one=counts)
+        if not self.average < 1:
+            raise TrainingError(f"recipe: average={self.average} must be below 1")
+        _check_choice("precision", self.precision, PRECISIONS)
 
     def to_json(self) -> str:
         """The recipe as JSON."""
@@ -81,6 +145,8 @@ class Recipe:
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
             stages = tuple(Stage(**stage) for stage in raw.pop("stages"))
+            if not stages:
+                raise TrainingError("stages must hold at least one stage")
             config = EncoderConfig.from_json(json.dumps(raw.pop("config", {})))
             return cls(stages=stages, config=config, **raw)
         except (
@@ -103,6 +169,15 @@ def _check_numbers(settings: Stage | Recipe, *, at_least_one: tuple[str, ...]) -
             raise TrainingError(f"recipe: {name}={value} must be at least {least}")
 
 
-def shipped_recipe() -> Path:
-    """The recipe that the shipped weights were trained with."""
-    return Path(__file__).resolve().parent / "recipes" / "cpu.json"
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise TrainingError(f"recipe: {name}={value!r} must be one of {', '.join(choices)}")
+
+
+def packaged_recipe(name: str) -> Path:
+    """A recipe that comes with the package.
+
+    Args:
+        name: "scratch", with which the shipped weights were trained, or "finetune".
+    """
+    return Path(__file__).resolve().parent / "recipes" / f"{name}.json"

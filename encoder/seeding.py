@@ -13,11 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from adaptive_search.encoder.data import TokenBatch
+from adaptive_search.encoder.data import Text
 from adaptive_search.encoder.model import MatMambaEncoder
 from adaptive_search.encoder.teacher import Teacher
+from adaptive_search.encoder.tokenizer import Tokenizer
 
 SMOOTHING = 1e-3  # token probability at which a token's weight is halved
 
@@ -34,30 +36,35 @@ class TeacherSpace:
     log_weight: Tensor
 
 
-def survey(teacher: Teacher, sample: list[TokenBatch]) -> TeacherSpace:
-    """Principal directions of the teacher's text vectors, and token weights."""
-    counts = np.ones(teacher.vocab_size)
-    moment = torch.zeros(teacher.width, teacher.width)
-    for batch in sample:
-        ids, lengths = torch.from_numpy(batch.ids), torch.from_numpy(batch.lengths)
-        pooled = teacher.states(ids, lengths)[1].cpu()
-        moment += pooled.T @ pooled
-        for row, length in zip(batch.ids, batch.lengths, strict=True):
-            np.add.at(counts, row[:length], 1)
+def survey(teacher: Teacher, sample: list[Text], vocab_size: int) -> TeacherSpace:
+    """Principal directions of the teacher's text vectors, and token weights.
+
+    Args:
+        teacher: gives the vectors.
+        sample: texts.
+        vocab_size: entries of the student's vocabulary.
+    """
+    vectors = teacher.vectors(sample).cpu()
     # Row-major, as a resumed run reads it: products round by the layout of their factors.
-    rotation = torch.linalg.eigh(moment).eigenvectors.flip(1).contiguous()
+    rotation = torch.linalg.eigh(vectors.T @ vectors).eigenvectors.flip(1).contiguous()
+    counts = 1 + np.bincount(np.concatenate([t.ids for t in sample]), minlength=vocab_size)
     log_weight = -np.log1p(counts / counts.sum() / SMOOTHING)
     return TeacherSpace(rotation, torch.from_numpy(log_weight.astype(np.float32)))
 
 
-def vocabulary_outputs(teacher: Teacher, cls_id: int, sep_id: int) -> Tensor:
-    """The teacher's pooled output for each vocabulary entry alone, (vocab, width)."""
-    outputs = []
-    for part in torch.arange(teacher.vocab_size).split(2048):
-        frame = torch.tensor([cls_id, 0, sep_id]).repeat(len(part), 1)
-        frame[:, 1] = part
-        outputs.append(teacher.states(frame, torch.full((len(part),), 3))[1].cpu())
-    return torch.cat(outputs)
+def vocabulary_vectors(teacher: Teacher, tokenizer: Tokenizer) -> Tensor:
+    """The teacher's vector of each vocabulary entry alone, (vocab, width)."""
+    entries = sorted(tokenizer.vocabulary, key=tokenizer.vocabulary.__getitem__)
+    texts = [
+        Text(entry.removeprefix("##"), tokenizer.frame(np.array([i], np.int32), context=3))
+        for i, entry in enumerate(entries)
+    ]
+    return teacher.vectors(texts).cpu()
+
+
+def project(rotation: Tensor, d_model: int) -> Tensor:
+    """The leading d_model directions, (teacher's width, d_model); zeros past its width."""
+    return F.pad(rotation[:, :d_model], (0, max(0, d_model - rotation.shape[1])))
 
 
 @torch.no_grad()
@@ -65,12 +72,12 @@ def seed(model: MatMambaEncoder, table: Tensor, space: TeacherSpace) -> None:
     """Set embedding, pooling and heads; the blocks stay the identity.
 
     Args:
-        model: to be changed in place; d_model equals the teacher's width.
-        table: float32 (vocab, width), from `vocabulary_outputs`.
+        model: to be changed in place.
+        table: float32 (vocab, teacher's width), from `vocabulary_vectors`.
         space: from `survey`.
     """
-    width = table.shape[1]
-    turned = table @ space.rotation
+    width = model.config.d_model
+    turned = table @ project(space.rotation, width)
     turned /= turned.square().mean(1, keepdim=True).sqrt()
     spread = space.log_weight.std()
     turned[:, -1] = (space.log_weight - space.log_weight.mean()) / spread

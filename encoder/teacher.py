@@ -1,8 +1,9 @@
-"""The teacher of distillation: a sentence-transformers style BERT, run locally."""
+"""The teacher of distillation: a local sentence-transformers model."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,61 +11,93 @@ import torch.nn.functional as F  # noqa: N812
 from safetensors import SafetensorError
 from torch import Tensor
 
+from adaptive_search.encoder.data import Text, length_groups
+from adaptive_search.encoder.tokenizer import Tokenizer
 from adaptive_search.errors import MissingExtra, TrainingError
+
+GROUP_TOKENS = 4096  # that run at once
 
 
 class Teacher:
-    """A frozen text encoder with mean pooling, that shares our vocabulary."""
+    """A frozen text encoder.
 
-    def __init__(self, directory: Path, device: str = "cpu") -> None:
-        """Load `directory` (config.json, model.safetensors, tokenizer.json).
+    Attributes:
+        width: of its vectors.
+        shares_tokens: whether it reads the student's token ids. If not, it gets the text
+            itself, and cannot teach token by token.
+    """
+
+    def __init__(self, directory: Path, tokenizer: Tokenizer, device: str = "cpu") -> None:
+        """Load a directory as sentence-transformers writes it, or a bare transformer.
+
+        Args:
+            directory: of the model; a bare transformer is given mean pooling.
+            tokenizer: the student's.
+            device: where it runs.
 
         Raises:
-            MissingExtra: transformers is not installed.
+            MissingExtra: sentence-transformers is not installed.
             TrainingError: the directory does not hold such a model.
         """
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         try:
-            from transformers import AutoModel
+            from sentence_transformers import SentenceTransformer
         except ImportError:
-            raise MissingExtra("transformers", "train") from None
+            raise MissingExtra("sentence-transformers", "train") from None
+        if not directory.is_dir():
+            raise TrainingError(f"{directory} is not a folder; a teacher is a folder of files")
         try:
-            self._model = AutoModel.from_pretrained(str(directory), local_files_only=True)
-        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+            self._model = SentenceTransformer(str(directory), device=device, local_files_only=True)
+            self._model.eval().requires_grad_(False)
+            vocabulary = self._model.tokenizer.get_vocab()
+            self.width = int(self._model.encode(["x"]).shape[1])
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            SafetensorError,
+        ) as error:
             reason = " ".join(str(error).split())  # some have lines
             raise TrainingError(f"{directory} holds no teacher: {reason}") from None
-        self._model.eval().requires_grad_(False).to(device)
+        self.shares_tokens = vocabulary == tokenizer.vocabulary
         self._device = device
-
-    @property
-    def width(self) -> int:
-        """Width of its vectors."""
-        return int(self._model.config.hidden_size)
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of its token ids."""
-        return int(self._model.config.vocab_size)
 
     @torch.no_grad()
     def states(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Its view of a padded batch.
+        """Its view of a padded batch of ids that it shares with the student.
 
         Args:
             ids: int64 (batch, seqlen).
             lengths: int64 (batch,).
 
         Returns:
-            tokens float32 (batch, seqlen, width), and their masked mean at unit
-            length float32 (batch, width), on the teacher's device.
+            tokens float32 (batch, seqlen, width of its states), and vectors at unit
+            length, float32 (batch, width), on its device.
         """
         ids, lengths = ids.to(self._device), lengths.to(self._device)
         mask = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)
         with torch.autocast(ids.device.type, torch.bfloat16):
-            tokens = self._model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-        tokens = tokens.float()
-        pooled = (tokens * mask.unsqueeze(-1)).sum(1) / lengths.unsqueeze(1)
-        return tokens, F.normalize(pooled, dim=-1)
+            out = self._model({"input_ids": ids, "attention_mask": mask.long()})
+        vectors = F.normalize(out["sentence_embedding"].float(), dim=-1)
+        return out["token_embeddings"].float(), vectors
+
+    @torch.no_grad()
+    def vectors(self, texts: Sequence[Text]) -> Tensor:
+        """Vectors at unit length, float32 (len(texts), width), on its device."""
+        if not self.shares_tokens:
+            # Its own tokenizer cuts about where the student's did.
+            self._model.max_seq_length = max(len(text.ids) for text in texts)
+            strings = [text.string for text in texts]
+            found = self._model.encode(strings, convert_to_tensor=True, show_progress_bar=False)
+            return F.normalize(found.float(), dim=-1)
+        result = torch.empty(len(texts), self.width, device=self._device)
+        for rows, batch in length_groups([text.ids for text in texts], GROUP_TOKENS):
+            ids, lengths = torch.from_numpy(batch.ids), torch.from_numpy(batch.lengths)
+            result[torch.from_numpy(rows)] = self.states(ids, lengths)[1]
+        return result
 
 
 def default_teacher_dir() -> Path:

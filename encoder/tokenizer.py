@@ -49,10 +49,16 @@ class Tokenizer:
         return int(self._rust.get_vocab_size())
 
     @cached_property
+    def vocabulary(self) -> dict[str, int]:
+        """Id of each entry."""
+        entries: dict[str, int] = self._rust.get_vocab()
+        return entries
+
+    @cached_property
     def continues_word(self) -> NDArray[np.bool_]:
         """Bool (vocab_size,): whether an id goes on with the word of the id before it."""
         table = np.zeros(self.vocab_size, dtype=np.bool_)
-        for token, token_id in self._rust.get_vocab().items():
+        for token, token_id in self.vocabulary.items():
             table[token_id] = token.startswith("##") and len(token) > 2
         return table
 

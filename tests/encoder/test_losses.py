@@ -13,6 +13,7 @@ from torch import Tensor  # noqa: E402
 from adaptive_search.encoder import losses  # noqa: E402
 
 DIMS = (4, 8, 16)
+TEMPERATURE = 0.05
 
 
 def unit(*shape: int, seed: int = 0) -> Tensor:
@@ -31,26 +32,26 @@ def test_slices_are_prefixes_of_unit_length() -> None:
 
 def test_cosine_distance_is_of_directions() -> None:
     a = unit(6, 16)
-    assert float(losses.cosine_distance(a, 3 * a)) == pytest.approx(0, abs=1e-6)
-    assert float(losses.cosine_distance(a, -a)) == pytest.approx(2, abs=1e-6)
+    assert float(losses.cosine_distances(a, 3 * a).mean()) == pytest.approx(0, abs=1e-6)
+    assert float(losses.cosine_distances(a, -a).mean()) == pytest.approx(2, abs=1e-6)
 
 
 def test_relational_vanishes_where_neighbourhoods_agree() -> None:
     teacher = unit(6, 16)
     turned = teacher @ torch.linalg.qr(unit(16, 16, seed=1)).Q  # a rotation keeps neighbours
-    each = losses.relational(turned, teacher, DIMS)
+    each = losses.relational(turned, teacher, DIMS, TEMPERATURE)
     assert each.shape == (3,)
     assert float(each[-1]) == pytest.approx(0, abs=1e-4)
     assert (each[:2] > 0.01).all()
-    assert float(losses.relational(unit(6, 16, seed=2), teacher, (16,))) > 0.01
+    assert float(losses.relational(unit(6, 16, seed=2), teacher, (16,), TEMPERATURE)) > 0.01
 
 
 def test_contrastive_by_hand_for_two_pairs() -> None:
     queries = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     positives = torch.tensor([[0.6, 0.8], [0.0, 1.0]])
     none = torch.zeros(2, 2, dtype=torch.bool)
-    (loss,) = losses.contrastive(queries, positives, none, (2,))
-    score = (queries @ positives.T / losses.TEMPERATURE).tolist()
+    (loss,) = losses.contrastive(queries, positives, none, (2,), TEMPERATURE)
+    score = (queries @ positives.T / TEMPERATURE).tolist()
 
     def cross_entropy(true: float, other: float) -> float:
         return math.log1p(math.exp(other - true))
@@ -65,8 +66,10 @@ def test_a_false_negative_does_not_repel() -> None:
     positives = positives[[0, 0, 2, 3]].requires_grad_()  # rows 0 and 1 are one text
     skip = torch.zeros(4, 4, dtype=torch.bool)
     skip[0, 1] = skip[1, 0] = True
-    with_skip = losses.contrastive(queries, positives, skip, DIMS).sum()
-    without = losses.contrastive(queries, positives, torch.zeros_like(skip), DIMS).sum()
+    with_skip = losses.contrastive(queries, positives, skip, DIMS, TEMPERATURE).sum()
+    without = losses.contrastive(
+        queries, positives, torch.zeros_like(skip), DIMS, TEMPERATURE
+    ).sum()
     assert with_skip < without
 
 
@@ -83,9 +86,9 @@ def test_false_negatives_are_what_the_teacher_finds_as_close() -> None:
 
 def test_consistency_vanishes_where_every_slice_agrees() -> None:
     same = unit(5, 4).repeat(1, 4)
-    assert float(losses.consistency(same, DIMS)) == pytest.approx(0, abs=1e-10)
+    assert float(losses.consistency(same, DIMS).sum()) == pytest.approx(0, abs=1e-10)
     vectors = unit(5, 16).requires_grad_()
-    loss = losses.consistency(vectors, DIMS)
+    loss = losses.consistency(vectors, DIMS).sum()
     loss.backward()
     assert float(loss.detach()) > 1e-3
     assert vectors.grad is not None
@@ -96,9 +99,9 @@ def test_every_loss_is_finite_for_rows_all_alike() -> None:
     vectors = unit(1, 16).repeat(4, 1).requires_grad_()
     skip = losses.find_false_negatives(vectors.detach(), vectors.detach())
     total = (
-        losses.relational(vectors, vectors.detach(), DIMS).sum()
-        + losses.contrastive(vectors, vectors, skip, DIMS).sum()
-        + losses.consistency(vectors, DIMS)
+        losses.relational(vectors, vectors.detach(), DIMS, TEMPERATURE).sum()
+        + losses.contrastive(vectors, vectors, skip, DIMS, TEMPERATURE).sum()
+        + losses.consistency(vectors, DIMS).sum()
     )
     total.backward()
     assert torch.isfinite(total) and torch.isfinite(vectors.grad).all()
@@ -107,5 +110,5 @@ def test_every_loss_is_finite_for_rows_all_alike() -> None:
 def test_a_batch_of_one_is_finite() -> None:
     vectors = unit(1, 16)
     none = torch.zeros(1, 1, dtype=torch.bool)
-    assert torch.isfinite(losses.relational(vectors, unit(1, 16, seed=1), DIMS)).all()
-    assert (losses.contrastive(vectors, vectors, none, DIMS).abs() < 1e-6).all()
+    assert torch.isfinite(losses.relational(vectors, unit(1, 16, seed=1), DIMS, TEMPERATURE)).all()
+    assert (losses.contrastive(vectors, vectors, none, DIMS, TEMPERATURE).abs() < 1e-6).all()

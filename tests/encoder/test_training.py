@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors import safe_open
 
 torch = pytest.importorskip("torch")
@@ -18,9 +19,11 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import save_file  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from adaptive_search.encoder import losses, training  # noqa: E402
+from adaptive_search.encoder import checkpoint, losses, training  # noqa: E402
 from adaptive_search.encoder.config import EncoderConfig  # noqa: E402
+from adaptive_search.encoder.data import Text  # noqa: E402
 from adaptive_search.encoder.encoder import Encoder  # noqa: E402
+from adaptive_search.encoder.optimizers import schedule  # noqa: E402
 from adaptive_search.encoder.recipe import Recipe, Stage  # noqa: E402
 from adaptive_search.encoder.tokenizer import Tokenizer  # noqa: E402
 from adaptive_search.encoder.training import Progress, Trainer  # noqa: E402
@@ -35,11 +38,11 @@ MakeTrainer = Callable[..., Trainer]
 class FakeTeacher:
     """Vectors that mix each token with the mean of its text, in place of a BERT."""
 
-    def __init__(self, directory: Path, device: str = "cpu") -> None:
-        sizes = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        self.width, self.vocab_size = sizes["width"], sizes["vocab_size"]
+    def __init__(self, directory: Path, tokenizer: Tokenizer, device: str = "cpu") -> None:
+        self.width = int((directory / "width").read_text(encoding="utf-8"))
+        self.shares_tokens = self.width == 32
         generator = torch.Generator().manual_seed(9)
-        self._table = torch.randn(self.vocab_size, self.width, generator=generator)
+        self._table = torch.randn(tokenizer.vocab_size, self.width, generator=generator)
 
     def states(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         mask = (torch.arange(ids.shape[1]) < lengths.unsqueeze(1)).unsqueeze(-1)
@@ -48,18 +51,25 @@ class FakeTeacher:
         tokens = tokens + mean.unsqueeze(1)
         return tokens, torch.nn.functional.normalize(mean, dim=-1)
 
+    def vectors(self, texts: Sequence[Text]) -> Tensor:
+        means = torch.stack([self._table[text.ids].mean(0) for text in texts])
+        return torch.nn.functional.normalize(means, dim=-1)
+
 
 @pytest.fixture(scope="module")
 def folder(
-    tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer, tokenizer_json: str
+    tmp_path_factory: pytest.TempPathFactory,
+    tokenizer_json: str,
+    config: EncoderConfig,
+    random_tensors: Callable[[EncoderConfig], dict[str, NDArray[np.float32]]],
 ) -> Path:
-    """A folder with data/ and teacher/."""
+    """A folder with data/, weights/, and teacher/ and foreign/ of other tokens and width."""
     folder = tmp_path_factory.mktemp("training")
-    (folder / "data").mkdir()
-    (folder / "teacher").mkdir()
-    (folder / "teacher" / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
-    sizes = json.dumps({"width": 32, "vocab_size": tokenizer.vocab_size})
-    (folder / "teacher" / "config.json").write_text(sizes, encoding="utf-8")
+    for name in ("data", "teacher", "foreign"):
+        (folder / name).mkdir()
+    (folder / "teacher" / "width").write_text("32", encoding="utf-8")
+    (folder / "foreign" / "width").write_text("24", encoding="utf-8")
+    checkpoint.save(folder / "weights", config, tokenizer_json, random_tensors(config))
     rng = np.random.default_rng(0)
 
     def words(most: int) -> str:
@@ -86,8 +96,9 @@ def make_trainer(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     def make(recipe: Recipe, run: str = "run", **other: Any) -> Trainer:
-        paths = {"data": folder / "data", "teacher": folder / "teacher"} | other
-        return Trainer(recipe, run=tmp_path / run, **paths)
+        usual = {"texts": folder / "data", "pairs": folder / "data", "from_scratch": True}
+        usual |= {"teacher": folder / "teacher", "weights": folder / "weights"}
+        return Trainer(recipe, tmp_path / run, **(usual | other))
 
     return make
 
@@ -163,10 +174,14 @@ def test_exported_weights_are_the_trained_ones(make_trainer: MakeTrainer, recipe
     assert (cosine > 0.999).all()  # int8 rows
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("stop", [(0, 4), (1, 2), (1, 5)])
 def test_a_killed_run_goes_on_as_if_it_had_not_been(
-    make_trainer: MakeTrainer, recipe: Recipe, stop: tuple[int, int]
+    make_trainer: MakeTrainer, recipe: Recipe, stop: tuple[int, int], optimizer: str
 ) -> None:
+    changes: dict[str, Any] = {"optimizer": optimizer, "mined_share": 1.0, "dropout": 0.1}
+    stages = (recipe.stages[0], dataclasses.replace(recipe.stages[1], **changes))
+    recipe = dataclasses.replace(recipe, stages=stages, average=0.9)
     unbroken = make_trainer(recipe, "unbroken")
     want = losses_of(run(unbroken))
     run(make_trainer(recipe), stop)
@@ -276,25 +291,200 @@ def test_a_damaged_checkpoint(make_trainer: MakeTrainer, recipe: Recipe, damage:
         make_trainer(recipe)
 
 
-def test_a_teacher_of_another_size(make_trainer: MakeTrainer, recipe: Recipe) -> None:
-    wider = dataclasses.replace(recipe.config, d_model=64)
-    with pytest.raises(TrainingError, match="teacher's width 32 .* must equal the config's 64"):
-        make_trainer(dataclasses.replace(recipe, config=wider))
+def test_a_checkpoint_without_its_average(make_trainer: MakeTrainer, recipe: Recipe) -> None:
+    run(make_trainer(recipe), (0, 4))
+    path = make_trainer(recipe).run / STATE
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata())
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors.pop("average.final_norm.weight")
+    save_file(tensors, path, metadata)
+    with pytest.raises(TrainingError, match=r"is not a checkpoint.*average|final_norm"):
+        make_trainer(recipe)
 
 
-def test_a_teacher_without_a_tokenizer(
-    make_trainer: MakeTrainer, recipe: Recipe, folder: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "bare").mkdir()
-    sizes = (folder / "teacher" / "config.json").read_bytes()
-    (tmp_path / "bare" / "config.json").write_bytes(sizes)
+def test_a_vocabulary_of_another_size(make_trainer: MakeTrainer, recipe: Recipe) -> None:
+    other = dataclasses.replace(recipe.config, vocab_size=7)
+    with pytest.raises(TrainingError, match=r"vocab_size=7 must be \d+, as .*tokenizer\.json"):
+        make_trainer(dataclasses.replace(recipe, config=other))
+
+
+def test_weights_that_are_none(make_trainer: MakeTrainer, recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"tokenizer\.json is not a tokenizer"):
-        make_trainer(recipe, teacher=tmp_path / "bare")
+        make_trainer(recipe, weights=tmp_path)
 
 
 def test_no_data(make_trainer: MakeTrainer, recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"text\*\.jsonl"):
-        make_trainer(recipe, data=tmp_path)
+        make_trainer(recipe, texts=tmp_path)
+    with pytest.raises(TrainingError, match="needs texts or pairs"):
+        make_trainer(recipe, texts=None, pairs=None)
+
+
+@pytest.mark.parametrize("missing", ["texts", "pairs"])
+def test_one_kind_of_data_is_enough(
+    make_trainer: MakeTrainer, recipe: Recipe, missing: str
+) -> None:
+    steps = run(make_trainer(recipe, **{missing: None}))
+    assert len(steps) == 10
+    assert all(("contrastive" in p.losses) == (missing == "texts") for p in steps)
+
+
+def test_one_row_trains(make_trainer: MakeTrainer, recipe: Recipe, tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"query": "sun", "positive": "light"}\n', encoding="utf-8")
+    recipe = dataclasses.replace(recipe, development_steps=2)
+    steps = run(make_trainer(recipe, texts=None, pairs=pairs))
+    assert all(math.isfinite(sum(p.losses.values())) for p in steps)
+    assert not any(p.development for p in steps)  # nothing to hold out
+
+
+def test_training_goes_on_from_weights(
+    make_trainer: MakeTrainer, recipe: Recipe, folder: Path
+) -> None:
+    other = dataclasses.replace(recipe, config=EncoderConfig())  # the weights' own is taken
+    trainer = make_trainer(other, from_scratch=False)
+    assert trainer.recipe.config == recipe.config
+    want = checkpoint.load(folder / "weights")
+    for name, tensor in trainer.model.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), want.tensors[name])
+    run(trainer)
+    assert checkpoint.load(trainer.run / "weights").fingerprint != want.fingerprint
+
+
+def test_a_teacher_of_other_tokens_and_width(
+    make_trainer: MakeTrainer, recipe: Recipe, folder: Path
+) -> None:
+    steps = run(make_trainer(recipe, teacher=folder / "foreign"))
+    assert {"pooled", "bands", "relational"} <= steps[-1].losses.keys()
+    assert all(p.losses["token"] == 0 for p in steps)  # it cannot teach token by token
+    assert all(math.isfinite(sum(p.losses.values())) for p in steps)
+
+
+def gradients(trainer: Trainer, stage: Stage, batches: int = 3) -> dict[str, Tensor]:
+    """What some batches of pairs add up to."""
+    stream = trainer._stream(stage, "pairs")
+    for step in range(batches):
+        trainer.objective.backward(stage, step, next(stream))
+    named = trainer.objective.named_parameters()
+    return {name: p.grad for name, p in named if p.grad is not None}
+
+
+def test_caching_changes_no_gradient(make_trainer: MakeTrainer, recipe: Recipe) -> None:
+    stage = dataclasses.replace(recipe.stages[1], batch_tokens=600, dropout=0.1)
+    small = dataclasses.replace(recipe, group_tokens=64, precision="float32")  # many groups
+    plain = gradients(make_trainer(small), stage)
+    cached = gradients(make_trainer(small), dataclasses.replace(stage, cached=True))
+    assert plain.keys() == cached.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(cached[name], gradient, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "part", [{"squared": 0.9}, {"dropout": 0.5}, {"mined_share": 1.0}, {"long_share": 1.0}], ids=str
+)
+def test_parts_that_a_recipe_can_switch_on(
+    make_trainer: MakeTrainer, recipe: Recipe, part: dict[str, float]
+) -> None:
+    plain = dataclasses.replace(recipe, stages=recipe.stages[1:])
+    stage = dataclasses.replace(recipe.stages[1], long_tokens=60, **part)  # type: ignore[arg-type]
+    more = dataclasses.replace(recipe, stages=(stage,))
+    without, with_part = (run(make_trainer(r, str(i))) for i, r in enumerate((plain, more)))
+    assert all(math.isfinite(sum(p.losses.values())) for p in with_part)
+    assert [p.losses for p in with_part] != [p.losses for p in without]
+
+
+def test_long_texts_are_drawn_to_the_mean_of_their_parts(
+    make_trainer: MakeTrainer, recipe: Recipe
+) -> None:
+    trainer = make_trainer(recipe)
+    texts = next(trainer._stream(recipe.stages[1], "texts"))[0]
+    ids, targets = trainer.objective._joined(texts, 60)
+    assert sum(len(i) - 2 for i in ids) == sum(len(t.ids) - 2 for t in texts)
+    assert len(ids) == len(targets) < len(texts)
+    first = [t for t in texts[: len(texts)]]
+    part = trainer.objective.teacher.vectors(first)
+    lengths = torch.tensor([float(len(t.ids)) for t in first])
+    count = next(
+        n
+        for n in range(1, len(texts) + 1)
+        if len(ids[0]) - 2 == sum(len(t.ids) - 2 for t in texts[:n])
+    )
+    mean = (part[:count] * lengths[:count, None]).sum(0)
+    torch.testing.assert_close(targets[0], mean / mean.norm())
+
+
+def test_a_curriculum_takes_in_one_dimension_after_another(
+    make_trainer: MakeTrainer, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[float]] = []
+    real = losses.dim_weights
+
+    def spy(*arguments: int) -> list[float]:
+        seen.append(real(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(losses, "dim_weights", spy)
+    trainer = make_trainer(dataclasses.replace(recipe, stages=()))
+    trainer.curriculum(2, batch_tokens=256, max_tokens=24)
+    dims = len(recipe.config.dims)
+    assert trainer.step == len(seen) == 2 * (dims + 1)
+    assert seen[0] == [1.0, 0.0, 0.0] and seen[2][:2] == [0.5, 0.5] and min(seen[-1]) > 0.3
+    trainer.distill(3, batch_tokens=256, max_tokens=24)
+    assert (trainer.stage, trainer.step) == (1, 3)
+    assert Encoder.load(trainer.run / "weights", threads=1).encode("sun").shape == (32,)
+
+
+def test_calls_resume_like_recipes(make_trainer: MakeTrainer, recipe: Recipe) -> None:
+    bare = dataclasses.replace(recipe, stages=())
+
+    def train(name: str, stop: tuple[int, int] | None) -> list[Progress]:
+        seen: list[Progress] = []
+
+        def report(progress: Progress) -> None:
+            seen.append(progress)
+            if (progress.stage, progress.step) == stop:
+                raise Stopped
+
+        trainer = make_trainer(bare, name)
+        size = {"batch_tokens": 256, "max_tokens": 24}
+        trainer.distill(4, report, **size)
+        trainer.curriculum(2, report, **size)
+        return seen
+
+    want = losses_of(train("whole", None))
+    with pytest.raises(Stopped):
+        train("broken", (1, 5))
+    got = losses_of(train("broken", None))
+    assert got == {step: want[step] for step in got} and min(got) == (1, 4)
+
+
+def test_the_average_is_what_is_exported(make_trainer: MakeTrainer, recipe: Recipe) -> None:
+    frozen = make_trainer(dataclasses.replace(recipe, average=0.999999), "slow")
+    start = {k: v.clone() for k, v in frozen.average.state().items()}
+    run(frozen)
+    exported = checkpoint.dequantize(checkpoint.load(frozen.run / "weights").tensors)
+    moved = frozen.model.state_dict()
+    for name in ("final_norm.weight", "blocks.0.mixer.dt_bias"):
+        np.testing.assert_allclose(exported[name], start[name].numpy(), atol=1e-4)
+        assert float((moved[name] - start[name]).abs().max()) > 1e-3
+
+
+def test_held_out_pairs_are_measured(
+    make_trainer: MakeTrainer, recipe: Recipe, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(3)
+    rows = [{"query": " ".join(rng.choice(WORDS, 3)), "positive": "sun leaf"} for _ in range(1000)]
+    for row in rows:
+        row["positive"] = f"{row['query']} {row['positive']}"
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    steps = run(make_trainer(dataclasses.replace(recipe, development_steps=3), pairs=pairs))
+    measured = {(p.stage, p.step): p.development for p in steps if p.development}
+    assert list(measured) == [(0, 3), (0, 4), (1, 3), (1, 6)]
+    for ranks in measured.values():
+        assert ranks.keys() == set(recipe.config.dims)
+        assert all(0.2 <= rank <= 1 for rank in ranks.values())  # of five; chance is 0.46
 
 
 def test_without_the_teacher_pairs_alone_train(make_trainer: MakeTrainer, recipe: Recipe) -> None:
@@ -308,7 +498,7 @@ def test_without_the_teacher_pairs_alone_train(make_trainer: MakeTrainer, recipe
 
 def test_the_rate_warms_up_and_falls_to_nothing() -> None:
     stage = Stage(100, 1, warmup_steps=10, decay_share=0.5)
-    rates = [training._schedule(stage, step) for step in range(101)]
+    rates = [schedule(stage, step) for step in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9:51] == [1.0] * 42
     assert rates[75] == pytest.approx(0.5)

@@ -1,0 +1,292 @@
+"""What training minimises: the losses of one batch, and their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from adaptive_search.encoder import losses, seeding
+from adaptive_search.encoder.config import EncoderConfig
+from adaptive_search.encoder.data import Text, TokenBatch, join, length_groups
+from adaptive_search.encoder.model import MatMambaEncoder
+from adaptive_search.encoder.recipe import Stage
+from adaptive_search.encoder.teacher import Teacher
+from adaptive_search.encoder.tokenizer import Ids
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _View:
+    """Some texts of a batch, as the student and the teacher see them.
+
+    Attributes:
+        rows: positions in the batch.
+        vectors: the student's, float32 (texts, dims[-1]).
+        teacher: the teacher's, float32 (texts, width).
+        token: sum over tokens of the distance of the student's states from the teacher's.
+        narrow: distance of a narrower sub-model's vectors, mean over bands, sum over texts.
+    """
+
+    rows: Rows
+    vectors: Tensor
+    teacher: Tensor
+    token: Tensor
+    narrow: Tensor
+
+
+class Objective(nn.Module):
+    """The model, the linear maps from its space to the teacher's, and the losses."""
+
+    rotation: Tensor
+
+    def __init__(
+        self, config: EncoderConfig, teacher: Teacher, group_tokens: int, precision: str
+    ) -> None:
+        """Build an untrained model.
+
+        Args:
+            config: sizes.
+            teacher: what to learn from.
+            group_tokens: tokens that run through the model at once.
+            precision: name of the torch type of matrix products.
+        """
+        super().__init__()
+        self.config, self.teacher = config, teacher
+        self._group_tokens, self._precision = group_tokens, getattr(torch, precision)
+        self.model = MatMambaEncoder(config)
+        width = teacher.width
+        self.maps = nn.ModuleDict(
+            {
+                "token": nn.Linear(config.d_model, width, bias=False),
+                "pooled": nn.Linear(config.dims[-1], width, bias=False),
+            }
+        )
+        self.register_buffer("rotation", torch.eye(width))
+
+    @torch.no_grad()
+    def align(self, rotation: Tensor) -> None:
+        """Set the maps for a model that was seeded with these directions."""
+        d_model = self.config.d_model
+        directions = seeding.project(rotation, d_model)
+        self.rotation.copy_(rotation)
+        self.maps["token"].weight.copy_(directions)  # type: ignore[operator]
+        heads = torch.cat([weight.cpu() for weight in self.model.heads.parameters()])
+        pooled = directions @ torch.linalg.pinv(heads)
+        self.maps["pooled"].weight.copy_(pooled)  # type: ignore[operator]
+
+    def backward(
+        self, stage: Stage, step: int, columns: Sequence[Sequence[Text]]
+    ) -> dict[str, float]:
+        """Add the gradients of one batch to the parameters.
+
+        Args:
+            stage: which losses, and how much of each.
+            step: number of the step in its stage.
+            columns: texts, or queries and their positives.
+
+        Returns:
+            Each loss, times its weight.
+        """
+        self._set_dropout(stage.dropout)
+        texts = [text for column in columns for text in column]
+        ids, targets = [text.ids for text in texts], None
+        if _joins(stage, step, columns):
+            ids, targets = self._joined(texts, stage.long_tokens)
+        elif stage.needs_teacher and not self.teacher.shares_tokens:
+            targets = self.teacher.vectors(texts)
+        groups = list(length_groups(ids, self._group_tokens))
+        queries = len(columns[0]) if len(columns) == 2 else 0
+        if not stage.cached:
+            views = [self._view(stage, step, i, g, targets) for i, g in enumerate(groups)]
+            vectors, teacher = _in_order(views)
+            parts = self._vector_losses(stage, step, vectors, teacher, queries)
+            parts |= self._view_losses(stage, ids, views)
+            torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
+            return {name: float(part.detach()) for name, part in parts.items()}
+        return self._cached_backward(stage, step, ids, groups, targets, queries)
+
+    def _cached_backward(
+        self,
+        stage: Stage,
+        step: int,
+        texts: Sequence[Ids],
+        groups: list[tuple[Rows, TokenBatch]],
+        targets: Tensor | None,
+        queries: int,
+    ) -> dict[str, float]:
+        """`backward` with the graph of one group at a time."""
+        with torch.no_grad():
+            views = [self._view(stage, step, i, g, targets) for i, g in enumerate(groups)]
+        vectors, teacher = _in_order(views)
+        vectors.requires_grad_()
+        parts = self._vector_losses(stage, step, vectors, teacher, queries)
+        torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
+        assert vectors.grad is not None
+        values = {name: float(part.detach()) for name, part in parts.items()}
+        for number, group in enumerate(groups):
+            view = self._view(stage, step, number, group, targets)
+            local = self._view_losses(stage, texts, [view])
+            through = (view.vectors * vectors.grad[view.rows]).sum()
+            torch.stack([through, *local.values()]).sum().backward()  # type: ignore[no-untyped-call]
+            for name, part in local.items():
+                values[name] = values.get(name, 0.0) + float(part.detach())
+        return values
+
+    @torch.no_grad()
+    def embed(self, texts: Sequence[Ids], granularity: int = 1) -> NDArray[np.float32]:
+        """Vectors of texts, float32 (len(texts), dims[-1])."""
+        self.model.eval()
+        result = np.empty((len(texts), self.config.dims[-1]), np.float32)
+        for rows, batch in length_groups(texts, self._group_tokens):
+            with self._autocast():
+                result[rows] = self.model(*self._to_device(batch), granularity).float().cpu()
+        self.model.train()
+        return result
+
+    # -- one group of texts ------------------------------------------------
+
+    def _view(
+        self,
+        stage: Stage,
+        step: int,
+        number: int,
+        group: tuple[Rows, TokenBatch],
+        targets: Tensor | None,
+    ) -> _View:
+        rows, batch = group
+        ids, lengths = self._to_device(batch)
+        if stage.dropout:
+            torch.manual_seed(step << 16 | number)  # a cached group is run twice, alike
+        token = narrow = torch.zeros((), device=ids.device)
+        tokens = None
+        if targets is not None:
+            pooled = targets[rows]
+        elif stage.needs_teacher:
+            tokens, pooled = self.teacher.states(ids, lengths)
+        with self._autocast():
+            if stage.static:
+                hidden = self.model.final_norm(self.model.embedding(ids))
+            else:
+                hidden = self.model.hidden(ids, lengths)
+            vectors = self.model.embed(hidden, lengths)
+            if stage.token and tokens is not None:
+                real = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)
+                mapped = self.maps["token"](hidden[real])
+                token = losses.cosine_distances(mapped.float(), tokens[real]).sum()
+            if stage.granularity and not stage.static and (step + number) % 2:
+                narrow = self._narrow_distance(step, ids, lengths, vectors.detach())
+        if not stage.needs_teacher:
+            # The model itself then judges false negatives.
+            pooled = F.normalize(vectors.detach(), dim=-1)
+        return _View(rows, vectors, pooled, token, narrow)
+
+    def _narrow_distance(self, step: int, ids: Tensor, lengths: Tensor, vectors: Tensor) -> Tensor:
+        """Distance of one narrower sub-model's bands from the full model's."""
+        narrower = [g for g in self.config.granularities if g > 1]
+        narrow = self.model(ids, lengths, narrower[step % len(narrower)])
+        widths = list(self.config.band_widths)
+        bands = zip(narrow.split(widths, dim=1), vectors.split(widths, dim=1), strict=True)
+        return torch.stack([losses.cosine_distances(a, b) for a, b in bands]).mean(0).sum()
+
+    # -- losses ------------------------------------------------------------
+
+    def _view_losses(
+        self, stage: Stage, texts: Sequence[Ids], views: Sequence[_View]
+    ) -> dict[str, Tensor]:
+        """Losses that are means over tokens or texts."""
+        parts = {}
+        if stage.token:
+            tokens = sum(map(len, texts))
+            parts["token"] = stage.token * torch.stack([v.token for v in views]).sum() / tokens
+        if stage.granularity and not stage.static:
+            narrow = torch.stack([v.narrow for v in views]).sum()
+            parts["granularity"] = stage.granularity * 2 * narrow / len(texts)  # half are run
+        return parts
+
+    def _vector_losses(
+        self, stage: Stage, step: int, vectors: Tensor, teacher: Tensor, queries: int
+    ) -> dict[str, Tensor]:
+        """Losses that need the whole batch, or each text's vector."""
+        dims = self.config.dims
+        shares = losses.dim_weights(len(dims), step, stage.curriculum_steps)
+        weights = vectors.new_tensor(shares)
+        parts = {}
+        if stage.pooled or stage.squared:
+            mapped = self.maps["pooled"](vectors)
+            parts["pooled"] = stage.pooled * losses.cosine_distances(mapped, teacher).mean()
+        if stage.squared:
+            width = teacher.shape[1]  # the mean square of a unit vector's entries is 1 / width
+            parts["squared"] = stage.squared * width * F.mse_loss(mapped, teacher)
+        if stage.bands:
+            parts["bands"] = stage.bands * self._band_loss(vectors, teacher)
+        if stage.relational:
+            each = losses.relational(vectors, teacher, dims, stage.temperature)
+            parts["relational"] = stage.relational * (weights * each).sum()
+        if stage.consistency:
+            each = losses.consistency(vectors, dims)
+            parts["consistency"] = stage.consistency * (weights * each).sum()
+        if stage.contrastive and queries:
+            q, p = vectors[:queries], vectors[queries:]
+            skip = losses.find_false_negatives(teacher[:queries], teacher[queries:])
+            each = losses.contrastive(q, p, skip, dims, stage.temperature)
+            parts["contrastive"] = stage.contrastive * (weights * each).sum()
+        return parts
+
+    def _band_loss(self, vectors: Tensor, teacher: Tensor) -> Tensor:
+        """Draw the bands within the teacher's rank to its principal directions."""
+        turned = teacher @ self.rotation
+        parts, start = [], 0
+        for width in self.config.band_widths:
+            stop = start + width
+            if stop > turned.shape[1]:
+                break
+            each = losses.cosine_distances(vectors[:, start:stop], turned[:, start:stop])
+            parts.append(each.mean())
+            start = stop
+        return torch.stack(parts).mean()
+
+    # -- helpers -----------------------------------------------------------
+
+    def _joined(self, texts: Sequence[Text], tokens: int) -> tuple[list[Ids], Tensor]:
+        """Long texts, and the teacher's vectors of their parts averaged by length."""
+        runs = join([len(text.ids) for text in texts], tokens)
+        vectors = self.teacher.vectors(texts)
+        vectors *= vectors.new_tensor([len(text.ids) for text in texts]).unsqueeze(1)
+        targets = torch.stack([vectors[run].sum(0) for run in runs])
+        first, last = texts[0].ids[:1], texts[0].ids[-1:]
+        ids = [np.concatenate([first, *(texts[i].ids[1:-1] for i in run), last]) for run in runs]
+        return ids, F.normalize(targets, dim=-1)
+
+    def _set_dropout(self, share: float) -> None:
+        for module in self.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = share
+
+    def _to_device(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        device = self.rotation.device
+        return torch.from_numpy(batch.ids).to(device), torch.from_numpy(batch.lengths).to(device)
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self._precision != torch.float32
+        return torch.autocast(self.rotation.device.type, torch.bfloat16, enabled=enabled)
+
+
+def _joins(stage: Stage, step: int, columns: Sequence[object]) -> bool:
+    """Whether this step's texts are joined to long ones."""
+    turn = int((step + 1) * stage.long_share) > int(step * stage.long_share)
+    return turn and len(columns) == 1 and stage.needs_teacher
+
+
+def _in_order(views: Sequence[_View]) -> tuple[Tensor, Tensor]:
+    """Vectors of student and teacher, in the order of the batch."""
+    order = torch.from_numpy(np.argsort(np.concatenate([v.rows for v in views])))
+    vectors = torch.cat([v.vectors for v in views])
+    order = order.to(vectors.device)
+    return vectors[order], torch.cat([v.teacher for v in views])[order]
