@@ -245,9 +245,7 @@ def storage(index_path: Path, output: str) -> None:
 @device_option
 @threads_option
 @format_option("table", "json", "csv", "markdown")
-@click.pass_context
 def quality(
-    context: click.Context,
     queries: Path | None,
     qrels: Path | None,
     html: Path | None,
@@ -263,7 +261,7 @@ def quality(
         raise click.UsageError("--qrels needs --queries")
     if html and not html.absolute().parent.is_dir():
         raise click.UsageError(f"--html {html}: there is no such folder")
-    if asks_for_sets(context):
+    if asks_for_sets(click.get_current_context()):
         measured, page = _quality_of_sets(**asked)
     else:
         measured, page = _quality_of_index(queries, qrels, **asked)
@@ -357,10 +355,14 @@ def export(file: Path, index_path: Path, dim: int, half: bool) -> None:
 
 @main.command()
 @click.option(
-    "--data",
-    type=click.Path(path_type=Path, exists=True),
-    required=True,
-    help="Folder with text*.parquet|jsonl and pairs*.parquet|jsonl.",
+    "--pairs",
+    type=click.Path(path_type=Path),
+    help="File with the columns query and positive, or folder of pairs*.parquet|jsonl.",
+)
+@click.option(
+    "--texts",
+    type=click.Path(path_type=Path),
+    help="File with the column text, or folder of text*.parquet|jsonl.",
 )
 @click.option(
     "--run",
@@ -368,31 +370,50 @@ def export(file: Path, index_path: Path, dim: int, half: bool) -> None:
     required=True,
     help="Folder of the checkpoint; an interrupted run goes on from it.",
 )
+@weights_option
+@click.option("--from-scratch", is_flag=True, help="Start from the teacher, not from weights.")
+@click.option(
+    "--distill-from",
+    "teacher",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of a sentence-transformers model to learn from; all-MiniLM-L6-v2 by default.",
+)
 @click.option(
     "--recipe",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Recipe file; that of the shipped weights by default.",
-)
-@click.option(
-    "--teacher",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of a BERT-like teacher; all-MiniLM-L6-v2 by default.",
+    help="Recipe file; by default a fine-tuning, or with --from-scratch the shipped weights'.",
 )
 @threads_option
 @click.option("--quiet", is_flag=True, help="No progress.")
 def train(
-    data: Path,
+    pairs: Path | None,
+    texts: Path | None,
     run: Path,
-    recipe: Path | None,
+    weights: Path | None,
+    from_scratch: bool,
     teacher: Path | None,
+    recipe: Path | None,
     threads: int | None,
     quiet: bool,
 ) -> None:
-    """Train weights from texts and pairs, with a teacher."""
+    """Fine-tune weights on your pairs or texts, or train new ones from a teacher."""
     from adaptive_search.training_run import run_training
 
-    weights = run_training(recipe, data, run, teacher, threads=threads, quiet=quiet)
-    click.echo(str(weights))
+    if not (pairs or texts):
+        raise click.UsageError("give --pairs, --texts or both.")
+    trained = run_training(
+        run,
+        texts=texts,
+        pairs=pairs,
+        weights=weights,
+        from_scratch=from_scratch,
+        teacher=teacher,
+        recipe=recipe,
+        threads=threads,
+        quiet=quiet,
+    )
+    if trained:
+        click.echo(str(trained))
 
 
 @main.command()
