@@ -196,7 +196,7 @@ def encode(
 ) -> None:
     """Print the vectors of TEXTS. A single - reads one text a line from stdin."""
     from adaptive_search import Encoder
-    from adaptive_search.encoder.granularity import granularity_name
+    from adaptive_search.hits import granularity_name
 
     encoder = Encoder.load(weights, device=device, threads=threads)
     level = granularity or 1

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, overload
 from adaptive_search.documents import Scalar
 from adaptive_search.encoder.granularity import Granularity, granularity_name
 
+# Granularities are spelled in the same way wherever hits are printed.
+__all__ = ["Granularity", "Hit", "Hits", "granularity_name"]
+
 if TYPE_CHECKING:
     import pandas as pd
 
