@@ -30,8 +30,8 @@ from adaptive_search.command_options import (
 )
 
 if TYPE_CHECKING:
-    from adaptive_search.encoder.granularity import Granularity
-    from adaptive_search.encoder.selection import Preference
+    from adaptive_search.analysis import Preference
+    from adaptive_search.hits import Granularity
     from adaptive_search.index import AdaptiveIndex
     from adaptive_search.indexing import IndexSummary
     from adaptive_search.reports import QualityReport
@@ -447,8 +447,8 @@ def analyze(
     output: str,
 ) -> None:
     """Recommend a dimension and a width for given limits and the usual cases, as measured."""
+    from adaptive_search.analysis import Limits
     from adaptive_search.analysis import analyze as analyze_weights
-    from adaptive_search.encoder.selection import Limits
 
     limits = Limits(min_accuracy, max_latency_ms, max_memory_mb, vectors, prefer)
     _print_analysis(analyze_weights(weights, limits), output)

@@ -15,6 +15,8 @@ from adaptive_search.errors import QueryError
 if TYPE_CHECKING:
     from adaptive_search.encoder.selection import Measurement, Selection
 
+__all__ = ["CASES", "Analysis", "Case", "Limits", "Preference", "analyze"]
+
 
 @dataclass(frozen=True)
 class Case:
