@@ -65,3 +65,17 @@ def test_quality_writes_what_the_encoder_chooses_from(
     ]
     assert all(row["latency_ms"] > 0 for row in found["rows"])
     assert found["rows"][-2]["accuracy"] == 1
+
+
+def test_widths_measures_mixes_beside_uniform_ones(tmp_path: Path, tiny_weights_dir: Path) -> None:
+    folder = tmp_path / "sets" / "plants"
+    (folder / "qrels").mkdir(parents=True)
+    for name in ("corpus", "queries"):
+        lines = [json.dumps({"_id": f"{name}{n}", "text": "the leaf" * n}) for n in range(1, 4)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    (folder / "qrels" / "test.tsv").write_text("queries1\tcorpus1\t1\n")
+    options: list[str | Path] = ["--weights", tiny_weights_dir, "--threads", "1"]
+    record = record_of("widths.py", tmp_path / "sets", *options, folder=tmp_path)
+    assert [row["granularity"] for row in record["rows"]] == ["1", "1/2", "1/4", "1/8"]
+    for row in record["rows"]:
+        assert set(row["ndcg_at_10"]) == set(row["cosine"]) == {"64", "512", "1536"}
