@@ -242,7 +242,7 @@ class Objective(nn.Module):
     def _band_loss(self, vectors: Tensor, teacher: Tensor) -> Tensor:
         """Draw the bands within the teacher's rank to its principal directions."""
         turned = teacher @ self.rotation
-        parts, start = [], 0
+        parts, start = [vectors.new_zeros(())], 0
         for width in self.config.band_widths:
             stop = start + width
             if stop > turned.shape[1]:
@@ -250,7 +250,7 @@ class Objective(nn.Module):
             each = losses.cosine_distances(vectors[:, start:stop], turned[:, start:stop])
             parts.append(each.mean())
             start = stop
-        return torch.stack(parts).mean()
+        return torch.stack(parts).sum() / max(1, len(parts) - 1)
 
     # -- helpers -----------------------------------------------------------
 

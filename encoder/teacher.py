@@ -42,10 +42,12 @@ class Teacher:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         try:
             from sentence_transformers import SentenceTransformer
+            from transformers.utils.logging import disable_progress_bar
         except ImportError:
             raise MissingExtra("sentence-transformers", "train") from None
         if not directory.is_dir():
             raise TrainingError(f"{directory} is not a folder; a teacher is a folder of files")
+        disable_progress_bar()
         try:
             self._model = SentenceTransformer(str(directory), device=device, local_files_only=True)
             self._model.eval().requires_grad_(False)

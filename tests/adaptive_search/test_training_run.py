@@ -1,0 +1,126 @@
+"""The train command: from pairs to weights, in one process and in two, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("sentence_transformers")
+
+from adaptive_search.cli import main  # noqa: E402
+from adaptive_search.encoder import checkpoint  # noqa: E402
+from adaptive_search.encoder.encoder import Encoder  # noqa: E402
+from adaptive_search.encoder.tokenizer import Tokenizer  # noqa: E402
+
+WORDS = "the plants store energy light is heat leaf cell water sun green".split()
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    directory = tmp_path_factory.mktemp("teacher")
+    sizes = transformers.BertConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=32,
+    )
+    transformers.BertModel(sizes).save_pretrained(directory)
+    entries = sorted(tokenizer.vocabulary, key=tokenizer.vocabulary.__getitem__)
+    (directory / "vocab.txt").write_text("\n".join(entries) + "\n", encoding="utf-8")
+    transformers.BertTokenizerFast(str(directory / "vocab.txt")).save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with pairs.jsonl and recipe.json."""
+    rng = np.random.default_rng(0)
+    queries = [" ".join(rng.choice(WORDS, 3)) for _ in range(40)]
+    rows = [{"query": query, "positive": f"{query} sun"} for query in queries]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "pairs.jsonl").write_text(lines, encoding="utf-8")
+    stage = {"steps": 4, "batch_tokens": 128, "max_tokens": 16, "warmup_steps": 1}
+    recipe = json.dumps({"stages": [stage], "checkpoint_steps": 2})
+    (tmp_path / "recipe.json").write_text(recipe, encoding="utf-8")
+    return tmp_path
+
+
+def arguments(folder: Path, teacher: Path, weights: Path) -> list[str]:
+    named = {
+        "--pairs": folder / "pairs.jsonl",
+        "--run": folder / "run",
+        "--recipe": folder / "recipe.json",
+        "--distill-from": teacher,
+        "--weights": weights,
+        "--threads": 1,
+    }
+    return ["train", *(str(part) for item in named.items() for part in item)]
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def test_pairs_make_weights(folder: Path, teacher: Path, tiny_weights_dir: Path) -> None:
+    result = invoke(*arguments(folder, teacher, tiny_weights_dir))
+    assert result.exit_code == 0, result.stderr
+    assert (result.exit_code, result.stdout) == (0, f"{folder / 'run' / 'weights'}\n")
+    assert "stage 0, step 4/4" in result.stderr and "contrastive" in result.stderr
+    trained = checkpoint.load(folder / "run" / "weights")
+    assert trained.fingerprint != checkpoint.load(tiny_weights_dir).fingerprint
+    assert np.isfinite(Encoder.load(folder / "run" / "weights", threads=1).encode("sun")).all()
+    again = invoke(*arguments(folder, teacher, tiny_weights_dir))
+    assert again.exit_code == 0 and "step" not in again.stderr  # nothing is left to do
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(folder: Path, teacher: Path, tiny_weights_dir: Path) -> None:
+    cli = Path(__file__).resolve().parents[2] / "cli.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "--", str(cli)]
+    command += arguments(folder, teacher, tiny_weights_dir)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{folder / 'run' / 'weights'}\n"  # one of them reports
+    assert done.stderr.count("step 4/4") == 1
+    alone = invoke(*arguments(folder, teacher, tiny_weights_dir), "--run", str(folder / "alone"))
+    assert alone.exit_code == 0
+    both, one = (checkpoint.load(folder / run / "weights") for run in ("run", "alone"))
+    assert both.fingerprint != one.fingerprint  # each step saw another batch as well
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ('{"query": "sun"}\n', r"pairs.jsonl:1: no field positive"),
+        ('{"query": "sun", "positive": ""}\n', r"pairs.jsonl:1: field 'positive' is empty"),
+        ("", "no rows in"),
+    ],
+)
+def test_bad_pairs_are_one_line(
+    folder: Path, teacher: Path, tiny_weights_dir: Path, rows: str, message: str
+) -> None:
+    (folder / "pairs.jsonl").write_text(rows, encoding="utf-8")
+    result = invoke(*arguments(folder, teacher, tiny_weights_dir))
+    assert result.exit_code == 1 and message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not (folder / "run").exists()
+
+
+def test_training_needs_data(tmp_path: Path) -> None:
+    result = invoke("train", "--run", str(tmp_path / "run"))
+    assert result.exit_code == 2 and "--pairs, --texts or both" in result.stderr
