@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import mmap
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from adaptive_search.encoder.config import EncoderConfig
+from adaptive_search.encoder.weight_file import map_file, read_tensors
 from adaptive_search.errors import WeightsError
 
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
@@ -31,7 +33,7 @@ Tensors = dict[str, NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Loaded weights: float32 tensors, or int8 ones beside their `.scale`."""
+    """Weights mapped into memory: float32 tensors, or int8 ones beside their `.scale`."""
 
     directory: Path
     config: EncoderConfig
@@ -55,14 +57,12 @@ def load(directory: Path) -> Checkpoint:
             f"{directory} is not a weights directory; it must hold {CONFIG}, {TOKENIZER} "
             f"and {WEIGHTS}"
         )
+    files = {name: _map(directory / name) for name in (CONFIG, TOKENIZER, WEIGHTS)}
     digest = hashlib.sha256()
-    for name in (CONFIG, TOKENIZER, WEIGHTS):
-        try:
-            digest.update(hashlib.sha256((directory / name).read_bytes()).digest())
-        except OSError as error:
-            raise _unusable(directory / name, f"cannot be read: {error.strerror}") from None
-    config = _read_config(directory / CONFIG)
-    tensors = _read_tensors(directory / WEIGHTS)
+    for data in files.values():
+        digest.update(hashlib.sha256(data).digest())
+    config = _read_config(directory / CONFIG, files[CONFIG])
+    tensors = _read_tensors(directory / WEIGHTS, files[WEIGHTS])
     _check_shapes(directory / WEIGHTS, config, tensors)
     return Checkpoint(directory, config, tensors, digest.hexdigest()[:16])
 
@@ -116,7 +116,7 @@ def dequantize(tensors: Mapping[str, NDArray[Any]]) -> Tensors:
         if tensor.dtype == np.int8:
             result[name] = tensor.astype(np.float32) * tensors[name + SCALE][:, None]
         elif not name.endswith(SCALE):
-            result[name] = tensor
+            result[name] = np.array(tensor)  # loaded tensors are read-only
     return result
 
 
@@ -150,18 +150,26 @@ def _unusable(path: Path, problem: str) -> WeightsError:
     return WeightsError(f"{path} {problem}; export or copy these weights again")
 
 
-def _read_config(path: Path) -> EncoderConfig:
+def _map(path: Path) -> mmap.mmap | bytes:
     try:
-        return EncoderConfig.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, WeightsError) as error:
+        return map_file(path)
+    except ValueError:
+        return b""  # an empty file
+    except OSError as error:
+        raise _unusable(path, f"cannot be read: {error.strerror}") from None
+
+
+def _read_config(path: Path, data: mmap.mmap | bytes) -> EncoderConfig:
+    try:
+        return EncoderConfig.from_json(data[:].decode("utf-8"))
+    except (ValueError, WeightsError) as error:
         raise _unusable(path, f"cannot be used: {error}") from None
 
 
-def _read_tensors(path: Path) -> Tensors:
+def _read_tensors(path: Path, data: mmap.mmap | bytes) -> Tensors:
     try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return read_tensors(data)
+    except ValueError as error:
         raise _unusable(path, f"is not a readable safetensors file: {error}") from None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,7 +21,7 @@ from adaptive_search.errors import BackendUnavailable, QueryError, WeightsError
 if TYPE_CHECKING:
     from adaptive_search.encoder.selection import Preference, Selection
     from adaptive_search.encoder.width_search import Mix
-    from adaptive_search.kernels.native import Precision
+    from adaptive_search.kernels.native import Precision, Stream
 
 Vectors = NDArray[np.float32]
 
@@ -61,16 +62,17 @@ class Encoder:
     def __init__(
         self,
         weights: checkpoint.Checkpoint,
+        tokenizer: Tokenizer,
         *,
         device: str = "cpu",
         threads: int | None = None,
         precision: Precision = DEFAULT_PRECISION,
     ) -> None:
-        """Prepare weights for a device; `load` also reads them."""
+        """Prepare weights for a device; `load` also reads them and their tokenizer."""
         self.config: EncoderConfig = weights.config
         self.fingerprint: str = weights.fingerprint
         self.directory: Path = weights.directory
-        self.tokenizer = Tokenizer.load(weights.directory / checkpoint.TOKENIZER)
+        self.tokenizer = tokenizer
         if self.tokenizer.vocab_size > self.config.vocab_size:
             raise WeightsError(
                 f"{weights.directory}: the tokenizer has {self.tokenizer.vocab_size} ids, the "
@@ -103,7 +105,11 @@ class Encoder:
             BackendUnavailable: the device is not on this machine.
         """
         path = Path(directory) if directory is not None else checkpoint.shipped_weights()
-        return cls(checkpoint.load(path), device=device, threads=threads, precision=precision)
+        with ThreadPoolExecutor(1) as pool:
+            # Hashing and packing leave the interpreter to the tokenizer, which takes as long.
+            tokenizer = pool.submit(Tokenizer.load, path / checkpoint.TOKENIZER)
+            weights = checkpoint.load(path)
+        return cls(weights, tokenizer.result(), device=device, threads=threads, precision=precision)
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -181,6 +187,20 @@ class Encoder:
         np.cumsum([len(sequence) for sequence in ids], out=offsets[1:])
         packed = np.concatenate(ids).astype(np.int32, copy=False)
         return self._engine.encode(packed, offsets, heads, bands, self.threads)
+
+    def open_stream(self, granularity: Granularity = 1) -> Stream:
+        """An empty text in the engine's own terms; see `StreamingEncoder`.
+
+        Raises:
+            BackendUnavailable: the model is not causal, or not on the CPU.
+            QueryError: granularity is not one of the encoder's.
+        """
+        from adaptive_search.kernels.native import Engine as NativeEngine
+        from adaptive_search.kernels.native import Stream
+
+        if not isinstance(self._engine, NativeEngine) or self.config.direction != "causal":
+            raise BackendUnavailable("streaming needs a causal model on the CPU")
+        return Stream(self._engine, np.array(self.config.heads(granularity), dtype=np.int32))
 
     def truncate(self, vectors: Vectors, dim: int) -> Vectors:
         """The d-dim embeddings within vectors of any larger nesting dimension.

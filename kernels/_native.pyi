@@ -56,6 +56,23 @@ class Engine:
             ValueError: an argument is out of range, or the weights give non-finite values.
         """
 
+class Stream:
+    """A text that is read as it comes, by a causal model.
+
+    The state holds whole tiles of 96 ids; `vector` reads the rest on a copy of it.
+    """
+
+    def __init__(self, engine: Engine, heads: NDArray[np.int32]) -> None:
+        """Begin an empty text; ValueError for an alternating model or odd heads."""
+    def append(self, ids: NDArray[np.int32]) -> None:
+        """Read int32 (count,) ids; ValueError for one that is out of range."""
+    def vector(self, end: NDArray[np.int32], bands: int) -> NDArray[np.float32]:
+        """float32 (1, dim): what `Engine.encode` gives for all ids so far and then `end`.
+
+        Raises:
+            ValueError: end is empty or out of range, or bands is.
+        """
+
 def levels() -> list[str]:
     """Instruction levels of this machine, slowest first."""
 

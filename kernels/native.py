@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from adaptive_search.kernels import _native
 from adaptive_search.kernels._native import (
     Engine,
+    Stream,
     causal_conv1d_silu,
     gated_rms_norm,
     level,
@@ -35,6 +36,7 @@ __all__ = [
     "PRECISIONS",
     "Engine",
     "Precision",
+    "Stream",
     "causal_conv1d_silu",
     "gated_rms_norm",
     "level",

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -39,40 +40,56 @@ struct Batch {
     std::size_t bands;
 };
 
-struct Workspace;
+class Carrier;
+struct Carry;
 struct Piece;
+struct PoolState;
+struct TextState;
 struct Tile;
+struct Workspace;
 
 class Engine {
   public:
     // Packs the weights; keeps only the embedding's pointers, which must stay valid.
     // Throws std::invalid_argument naming a tensor that is missing or has a wrong shape.
     Engine(const EngineConfig &config, const Tensors &tensors, Precision precision);
+    ~Engine();
 
-    // Writes (texts, sum of the first `bands` widths) to out. Texts run in parallel; the
-    // result of one depends neither on the others nor on the number of threads.
+    // Writes (texts, sum of the first `bands` widths) to out. Tiles of texts run in parallel; the
+    // result of a text depends neither on the others nor on the number of threads.
     void encode(const Batch &batch, int threads, float *out) const;
 
     const EngineConfig &config() const { return config_; }
+    std::size_t dim(std::size_t bands) const;
 
   private:
+    friend class Stream;
+
     struct Block {
         std::vector<float> mixer_norm, mlp_norm, gate_norm;
         std::vector<float> conv_weight;  // (d_conv, d_inner + 2 d_state)
         std::vector<float> conv_bias, dt_bias, A, D;
         PackedLinear z, x, BCdt, out, gate, up, down;
     };
+    struct Shelves;
 
     Block pack_block(const Tensors &tensors, std::size_t layer) const;
     void embed(const std::int32_t *ids, std::size_t rows, float *residual) const;
-    void mix(const Block &block, bool reversed, const std::vector<Tile> &tiles, std::size_t rows,
-             std::size_t heads, Workspace &work) const;
+    void mix(std::size_t layer, float *rows, std::ptrdiff_t step, const Tile &tile,
+             std::size_t heads, Carrier &carrier, Workspace &work) const;
     void mix_piece(const Block &block, std::size_t first, const Piece &piece, std::size_t heads,
+                   Carry &carry, Workspace &work) const;
+    void transform(const Block &block, float *rows, std::size_t n, std::size_t heads,
                    Workspace &work) const;
-    void transform(const Block &block, std::size_t rows, std::size_t heads,
+    void pool(const float *rows, const Piece &piece, std::size_t bands, PoolState &state,
+              Workspace &work) const;
+    void project(std::size_t texts, std::size_t bands, Workspace &work) const;
+    void read_tile(const Tile &tile, const std::int32_t *heads, Carrier &carrier,
                    Workspace &work) const;
-    void pool(const std::vector<std::size_t> &lengths, std::size_t bands, Workspace &work) const;
-    void project(std::size_t texts, std::size_t bands, Workspace &work, float *out) const;
+    std::size_t finish_tile(const Tile &tile, const float *rows, std::size_t bands,
+                            Carrier &carrier, Workspace &work) const;
+    void encode_causal(const Batch &batch, int threads, float *out) const;
+    void encode_alternating(const Batch &batch, int threads, float *out) const;
     void encode_unit(const Batch &batch, std::size_t first, std::size_t last, Workspace &work,
                      float *out) const;
 
@@ -84,6 +101,29 @@ class Engine {
     std::vector<float> final_norm_;
     PackedLinear queries_;
     std::vector<PackedLinear> heads_;
+    std::unique_ptr<Shelves> shelves_;
+};
+
+// A text that is read as it comes; the model must be causal. After any calls of append(),
+// vector() equals the vector of all ids so far and the given end, bit for bit.
+class Stream {
+  public:
+    Stream(const Engine &engine, std::vector<std::int32_t> heads);
+    ~Stream();
+
+    void append(const std::int32_t *ids, std::size_t count);
+    // Writes engine.dim(bands) values; count must be at least 1.
+    void vector(const std::int32_t *end, std::size_t count, std::size_t bands, float *out) const;
+
+  private:
+    void read(TextState &state, const std::int32_t *ids, const Piece &piece, std::size_t bands,
+              Workspace &work) const;
+
+    const Engine &engine_;
+    std::vector<std::int32_t> heads_;
+    std::unique_ptr<TextState> state_;       // of the whole tiles so far
+    std::vector<std::int32_t> pending_;      // ids that do not fill a tile yet
+    std::size_t read_ = 0;                   // ids in the state
 };
 
 }  // namespace adaptive_search

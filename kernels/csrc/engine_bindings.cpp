@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -120,6 +121,44 @@ std::vector<std::size_t> shape_of(const Contiguous<T> &array) {
     return shape;
 }
 
+void check_ids(const EngineConfig &c, const Vector<std::int32_t> &ids) {
+    for (std::size_t i = 0; i < ids.shape(0); ++i) {
+        if (ids(i) < 0 || static_cast<std::size_t>(ids(i)) >= c.vocab_size) {
+            throw std::invalid_argument("id " + std::to_string(ids(i)) + " is not in 0.." +
+                                        std::to_string(c.vocab_size - 1));
+        }
+    }
+}
+
+void check_heads(const EngineConfig &c, const Vector<std::int32_t> &heads) {
+    if (heads.shape(0) != c.n_layers) {
+        throw std::invalid_argument("heads must have one value for each of the " +
+                                    std::to_string(c.n_layers) + " layers");
+    }
+    for (std::size_t i = 0; i < heads.shape(0); ++i) {
+        const auto active = static_cast<std::size_t>(heads(i));
+        if (heads(i) < 1 || active > c.nheads() || c.d_mlp * active % c.nheads() != 0) {
+            throw std::invalid_argument("heads=" + std::to_string(heads(i)) +
+                                        " is not a width of a model with " +
+                                        std::to_string(c.nheads()) + " heads");
+        }
+    }
+}
+
+void check_bands(const EngineConfig &c, int bands) {
+    if (bands < 1 || static_cast<std::size_t>(bands) > c.band_widths.size()) {
+        throw std::invalid_argument("bands=" + std::to_string(bands) + " must be in 1.." +
+                                    std::to_string(c.band_widths.size()));
+    }
+}
+
+// float32 (rows, columns) that numpy owns.
+Matrix own(std::unique_ptr<float[]> values, std::size_t rows, std::size_t columns) {
+    float *data = values.release();
+    const nb::capsule owner(data, [](void *p) noexcept { delete[] static_cast<float *>(p); });
+    return Matrix(data, {rows, columns}, owner);
+}
+
 constexpr const char *kEmbedding = "embedding.weight";
 constexpr const char *kScale = ".scale";
 
@@ -145,17 +184,17 @@ class PyEngine {
                 weights[name] = {{array.data(), nullptr, nullptr}, shape_of(array)};
             }
         }
+        const nb::gil_scoped_release release;
         engine_ = std::make_unique<Engine>(c, weights, precision_named(precision));
     }
+
+    const Engine &engine() const { return *engine_; }
 
     Matrix encode(const Vector<std::int32_t> &ids, const Vector<std::int64_t> &offsets,
                   const Vector<std::int32_t> &heads, int bands, int threads) const {
         check(ids, offsets, heads, bands, threads);
         const std::size_t texts = offsets.shape(0) - 1;
-        std::size_t dim = 0;
-        for (int b = 0; b < bands; ++b) {
-            dim += engine_->config().band_widths[static_cast<std::size_t>(b)];
-        }
+        const std::size_t dim = engine_->dim(static_cast<std::size_t>(bands));
         auto out = std::make_unique<float[]>(texts * dim);
         {
             const nb::gil_scoped_release release;
@@ -163,9 +202,7 @@ class PyEngine {
                              static_cast<std::size_t>(bands)},
                             threads, out.get());
         }
-        float *data = out.release();
-        const nb::capsule owner(data, [](void *p) noexcept { delete[] static_cast<float *>(p); });
-        return Matrix(data, {texts, dim}, owner);
+        return own(std::move(out), texts, dim);
     }
 
   private:
@@ -200,36 +237,12 @@ class PyEngine {
                                             " has no ids");
             }
         }
-        for (std::size_t i = 0; i < ids.shape(0); ++i) {
-            if (ids(i) < 0 || static_cast<std::size_t>(ids(i)) >= c.vocab_size) {
-                throw std::invalid_argument("id " + std::to_string(ids(i)) +
-                                            " is not in 0.." + std::to_string(c.vocab_size - 1));
-            }
-        }
-        check_widths(heads, bands);
+        check_ids(c, ids);
+        check_heads(c, heads);
+        check_bands(c, bands);
         if (threads < 1 || threads > kMaxThreads) {
             throw std::invalid_argument("threads=" + std::to_string(threads) +
                                         " must be in 1.." + std::to_string(kMaxThreads));
-        }
-    }
-
-    void check_widths(const Vector<std::int32_t> &heads, int bands) const {
-        const EngineConfig &c = engine_->config();
-        if (heads.shape(0) != c.n_layers) {
-            throw std::invalid_argument("heads must have one value for each of the " +
-                                        std::to_string(c.n_layers) + " layers");
-        }
-        for (std::size_t i = 0; i < heads.shape(0); ++i) {
-            const auto active = static_cast<std::size_t>(heads(i));
-            if (heads(i) < 1 || active > c.nheads() || c.d_mlp * active % c.nheads() != 0) {
-                throw std::invalid_argument("heads=" + std::to_string(heads(i)) +
-                                            " is not a width of a model with " +
-                                            std::to_string(c.nheads()) + " heads");
-            }
-        }
-        if (bands < 1 || static_cast<std::size_t>(bands) > c.band_widths.size()) {
-            throw std::invalid_argument("bands=" + std::to_string(bands) + " must be in 1.." +
-                                        std::to_string(c.band_widths.size()));
         }
     }
 
@@ -237,15 +250,58 @@ class PyEngine {
     std::unique_ptr<Engine> engine_;
 };
 
+// A stream and the engine that it needs. The lock keeps two threads of Python apart.
+class PyStream {
+  public:
+    PyStream(const PyEngine &engine, const Vector<std::int32_t> &heads)
+        : engine_(engine.engine()) {
+        check_heads(engine_.config(), heads);
+        stream_ = std::make_unique<Stream>(
+            engine_, std::vector<std::int32_t>(heads.data(), heads.data() + heads.shape(0)));
+    }
+
+    void append(const Vector<std::int32_t> &ids) {
+        check_ids(engine_.config(), ids);
+        const nb::gil_scoped_release release;
+        const std::lock_guard<std::mutex> lock(mutex_);
+        stream_->append(ids.data(), ids.shape(0));
+    }
+
+    Matrix vector(const Vector<std::int32_t> &end, int bands) const {
+        check_ids(engine_.config(), end);
+        check_bands(engine_.config(), bands);
+        if (end.shape(0) < 1) throw std::invalid_argument("end must hold at least one id");
+        const std::size_t dim = engine_.dim(static_cast<std::size_t>(bands));
+        auto out = std::make_unique<float[]>(dim);
+        {
+            const nb::gil_scoped_release release;
+            const std::lock_guard<std::mutex> lock(mutex_);
+            stream_->vector(end.data(), end.shape(0), static_cast<std::size_t>(bands), out.get());
+        }
+        return own(std::move(out), 1, dim);
+    }
+
+  private:
+    const Engine &engine_;
+    std::unique_ptr<Stream> stream_;
+    mutable std::mutex mutex_;
+};
+
 }  // namespace
 }  // namespace adaptive_search
 
 void bind_engine(nb::module_ &m) {
     using adaptive_search::PyEngine;
+    using adaptive_search::PyStream;
     nb::class_<PyEngine>(m, "Engine", "The encoder's forward pass over packed texts.")
         .def(nb::init<nb::dict, nb::dict, std::string>(), nb::arg("config"), nb::arg("tensors"),
              nb::arg("precision") = "fp32")
         .def("encode", &PyEngine::encode, nb::arg("ids").noconvert(),
              nb::arg("offsets").noconvert(), nb::arg("heads").noconvert(), nb::arg("bands"),
              nb::arg("threads"));
+    nb::class_<PyStream>(m, "Stream", "A text that is read as it comes.")
+        .def(nb::init<const PyEngine &, const adaptive_search::Vector<std::int32_t> &>(),
+             nb::arg("engine"), nb::arg("heads").noconvert(), nb::keep_alive<1, 2>())
+        .def("append", &PyStream::append, nb::arg("ids").noconvert())
+        .def("vector", &PyStream::vector, nb::arg("end").noconvert(), nb::arg("bands"));
 }

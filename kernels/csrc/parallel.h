@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <memory>
 #include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -21,7 +22,11 @@ void run_tasks(std::size_t count, std::size_t threads, const Task &task) {
         for (std::size_t i = next++; i < count; i = next++) task(i, worker);
     };
     std::vector<std::thread> others;
-    for (std::size_t i = 1; i < std::min(count, threads); ++i) others.emplace_back(work, i);
+    try {
+        for (std::size_t i = 1; i < std::min(count, threads); ++i) others.emplace_back(work, i);
+    } catch (const std::system_error &) {
+        // The system has no more threads; those there are do the work.
+    }
     work(0);
     for (std::thread &thread : others) thread.join();
 }

@@ -1,0 +1,232 @@
+// One tile through the layers, the pooling and the heads.
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <stdexcept>
+#include <utility>
+
+#include "engine.h"
+#include "engine_state.h"
+
+namespace adaptive_search {
+namespace {
+
+std::ptrdiff_t stride(std::size_t n) { return static_cast<std::ptrdiff_t>(n); }
+
+void reserve(Buffer &buffer, std::size_t size) {
+    if (buffer.size() < size) buffer = Buffer(size);
+}
+
+}  // namespace
+
+void Carry::copy(const Carry &other) {
+    std::copy_n(other.history.data(), history.size(), history.data());
+    std::copy_n(other.state.data(), state.size(), state.data());
+}
+
+void PoolState::clear() {
+    std::fill_n(peak.data(), peak.size(), -std::numeric_limits<float>::infinity());
+    std::fill_n(total.data(), total.size(), 0.0f);
+    std::fill_n(pooled.data(), pooled.size(), 0.0f);
+}
+
+void PoolState::copy(const PoolState &other) {
+    std::copy_n(other.peak.data(), peak.size(), peak.data());
+    std::copy_n(other.total.data(), total.size(), total.data());
+    std::copy_n(other.pooled.data(), pooled.size(), pooled.data());
+}
+
+void TextState::copy(const TextState &other) {
+    for (std::size_t i = 0; i < layers.size(); ++i) layers[i].copy(other.layers[i]);
+    pool.copy(other.pool);
+}
+
+Workspace::Workspace(const EngineConfig &c, std::size_t panel)
+    : BCdt_stride(round_up(2 * c.d_state + c.nheads(), 16)),
+      residual(kTile * c.d_model),
+      normed(kTile * c.d_model),
+      operand(operand_space(kTile, std::max({c.d_model, c.d_inner, c.d_mlp}))),
+      z(kTile * std::max(c.d_inner, c.d_mlp)),
+      x(kTile * std::max(c.d_inner, c.d_mlp)),
+      BCdt(kTile * BCdt_stride),
+      scratch(scan_scratch(c.d_state, round_up(c.headdim, panel))),
+      logits(kTile * c.band_widths.size()),
+      next_history((c.d_conv - 1) * (c.d_inner + 2 * c.d_state)),
+      carry(c, panel),
+      pool(c) {}
+
+void Engine::embed(const std::int32_t *ids, std::size_t rows, float *residual) const {
+    const std::size_t d = config_.d_model;
+    for (std::size_t t = 0; t < rows; ++t, residual += d) {
+        const auto id = static_cast<std::size_t>(ids[t]);
+        if (embedding_.values) {
+            std::copy_n(embedding_.values + id * d, d, residual);
+            continue;
+        }
+        const std::int8_t *codes = embedding_.codes + id * d;
+        const float scale = embedding_.scales[id];
+        for (std::size_t c = 0; c < d; ++c) residual[c] = scale * static_cast<float>(codes[c]);
+    }
+}
+
+// rows += the MatMamba2 mixer of the tile, whose rows are `step` apart.
+void Engine::mix(std::size_t layer, float *rows, std::ptrdiff_t step, const Tile &tile,
+                 std::size_t heads, Carrier &carrier, Workspace &work) const {
+    const EngineConfig &c = config_;
+    const Block &block = blocks_[layer];
+    const std::size_t n = tile.rows, d = c.d_model, inner = heads * c.headdim;
+    float *normed = work.normed.data(), *x = work.x.data(), *z = work.z.data();
+    ops_->rms_norm_f32(rows, step, n, d, block.mixer_norm.data(), c.norm_eps, normed, stride(d));
+    const Operand in = products_->convert(normed, stride(d), n, d, work.operand.data());
+    block.z.apply(in, inner, z, stride(inner));
+    block.x.apply(in, inner, x, stride(inner));
+    block.BCdt.apply(in, 2 * c.d_state + heads, work.BCdt.data(), stride(work.BCdt_stride));
+    std::size_t first = 0;
+    for (const Piece &piece : tile.pieces) {
+        mix_piece(block, first, piece, heads, carrier.carry(piece, layer), work);
+        carrier.pass(piece, layer);
+        first += piece.rows;
+    }
+    ops_->gated_rms_norm_f32(x, stride(inner), z, stride(inner), n, inner, block.gate_norm.data(),
+                             c.norm_eps);
+    const Operand y = products_->convert(x, stride(inner), n, inner, work.operand.data());
+    block.out.apply(y, d, rows, step, true);
+}
+
+namespace {
+
+// The last rows of history followed by x, as the history of the next tile.
+void remember(const float *history, const float *x, std::ptrdiff_t ldx, std::size_t rows,
+              std::size_t channels, std::size_t before, std::size_t width, float *next) {
+    for (std::size_t j = 0; j < before; ++j) {
+        const std::size_t source = rows + j;
+        const float *from = source < before ? history + source * width
+                                            : x + ldx * stride(source - before);
+        std::copy_n(from, channels, next + j * width);
+    }
+}
+
+}  // namespace
+
+// Convolution and scan of the piece whose first row in the tile is given. x becomes y.
+void Engine::mix_piece(const Block &block, std::size_t first, const Piece &piece,
+                       std::size_t heads, Carry &carry, Workspace &work) const {
+    const EngineConfig &c = config_;
+    const std::size_t rows = piece.rows;
+    const std::size_t inner = heads * c.headdim, width = c.d_inner + 2 * c.d_state;
+    const std::size_t before = c.d_conv - 1;
+    const std::ptrdiff_t ldx = stride(inner), ldb = stride(work.BCdt_stride);
+    float *x = work.x.data() + first * inner;
+    float *B = work.BCdt.data() + first * work.BCdt_stride;
+    float *dt = B + 2 * c.d_state;
+    if (piece.fresh()) {
+        std::fill_n(carry.history.data(), carry.history.size(), 0.0f);
+        std::fill_n(carry.state.data(), carry.state.size() / c.nheads() * heads, 0.0f);
+    }
+    const float *history = carry.history.data();
+    float *next = work.next_history.data();
+    remember(history, x, ldx, rows, inner, before, width, next);
+    remember(history + c.d_inner, B, ldb, rows, 2 * c.d_state, before, width, next + c.d_inner);
+    const float *weight = block.conv_weight.data(), *bias = block.conv_bias.data();
+    ops_->causal_conv1d_silu_f32(x, ldx, rows, inner, weight, stride(width), bias, c.d_conv,
+                                 history, stride(width), x, ldx);
+    ops_->causal_conv1d_silu_f32(B, ldb, rows, 2 * c.d_state, weight + c.d_inner, stride(width),
+                                 bias + c.d_inner, c.d_conv, history + c.d_inner, stride(width),
+                                 B, ldb);
+    std::swap(carry.history, work.next_history);
+    ops_->softplus_f32(dt, ldb, rows, heads, block.dt_bias.data());
+    ops_->ssd_scan_f32({rows, heads, c.headdim, c.d_state, x, ldx, dt, ldb, B, B + c.d_state, ldb,
+                        block.A.data(), block.D.data(), carry.state.data(), x, ldx,
+                        work.scratch.data()});
+}
+
+// rows += the swish-gated MLP.
+void Engine::transform(const Block &block, float *rows, std::size_t n, std::size_t heads,
+                       Workspace &work) const {
+    const std::size_t d = config_.d_model, width = config_.d_mlp * heads / config_.nheads();
+    float *normed = work.normed.data(), *gate = work.z.data(), *up = work.x.data();
+    ops_->rms_norm_f32(rows, stride(d), n, d, block.mlp_norm.data(), config_.norm_eps, normed,
+                       stride(d));
+    const Operand in = products_->convert(normed, stride(d), n, d, work.operand.data());
+    block.gate.apply(in, width, gate, stride(width));
+    block.up.apply(in, width, up, stride(width));
+    ops_->swiglu_f32(gate, stride(width), up, stride(width), n, width);
+    const Operand gated = products_->convert(gate, stride(width), n, width, work.operand.data());
+    block.down.apply(gated, d, rows, stride(d), true);
+}
+
+// Adds a piece's final states to the softmax-weighted sum of each band.
+void Engine::pool(const float *rows, const Piece &piece, std::size_t bands, PoolState &state,
+                  Workspace &work) const {
+    const std::size_t d = config_.d_model;
+    if (piece.fresh()) state.clear();
+    ops_->rms_norm_f32(rows, stride(d), piece.rows, d, final_norm_.data(), config_.norm_eps,
+                       work.normed.data(), stride(d));
+    const Operand states{piece.rows, d, work.normed.data(), stride(d), nullptr, nullptr};
+    queries_.apply(states, bands, work.logits.data(), stride(bands));
+    ops_->softmax_pool_f32(work.normed.data(), stride(d), piece.rows, work.logits.data(),
+                           stride(bands),
+                           {bands, d, state.peak.data(), state.total.data(), state.pooled.data()});
+}
+
+// work.vectors = each band's head of work.pooled, scaled to the band's fixed length.
+void Engine::project(std::size_t texts, std::size_t bands, Workspace &work) const {
+    const std::size_t d = config_.d_model, width = dim(bands);
+    reserve(work.vectors, texts * width);
+    float *out = work.vectors.data();
+    for (std::size_t b = 0; b < bands; out += config_.band_widths[b++]) {
+        const std::size_t n = config_.band_widths[b];
+        const Operand pooled = products_->convert(work.pooled.data() + b * d, stride(bands * d),
+                                                  texts, d, work.operand.data());
+        heads_[b].apply(pooled, n, out, stride(width));
+        for (std::size_t i = 0; i < texts; ++i) {
+            float *band = out + i * width;
+            double squares = 0.0;
+            for (std::size_t c = 0; c < n; ++c) squares += double{band[c]} * band[c];
+            if (!std::isfinite(squares)) {
+                throw std::invalid_argument(
+                    "the weights give a vector that is not finite; they are damaged");
+            }
+            const auto scale =
+                static_cast<float>(config_.band_weights[b] / std::max(std::sqrt(squares), 1e-12));
+            for (std::size_t c = 0; c < n; ++c) band[c] *= scale;
+        }
+    }
+}
+
+// work.residual, which holds the embedded tile, through all layers.
+void Engine::read_tile(const Tile &tile, const std::int32_t *heads, Carrier &carrier,
+                       Workspace &work) const {
+    float *rows = work.residual.data();
+    for (std::size_t i = 0; i < blocks_.size(); ++i) {
+        const auto active = static_cast<std::size_t>(heads[i]);
+        mix(i, rows, stride(config_.d_model), tile, active, carrier, work);
+        transform(blocks_[i], rows, tile.rows, active, work);
+    }
+}
+
+// Pools the tile's final states; returns how many texts end in it, with work.vectors theirs.
+std::size_t Engine::finish_tile(const Tile &tile, const float *rows, std::size_t bands,
+                                Carrier &carrier, Workspace &work) const {
+    const std::size_t d = config_.d_model;
+    std::size_t texts = 0;
+    reserve(work.pooled, tile.pieces.size() * bands * d);
+    for (const Piece &piece : tile.pieces) {
+        PoolState &state = carrier.pool(piece);
+        pool(rows, piece, bands, state, work);
+        rows += piece.rows * d;
+        if (piece.last) {
+            float *mean = work.pooled.data() + texts++ * bands * d;
+            for (std::size_t i = 0; i < bands * d; ++i) {
+                mean[i] = state.pooled.data()[i] / state.total.data()[i / d];
+            }
+        }
+        carrier.pass(piece, config_.n_layers);
+    }
+    project(texts, bands, work);
+    return texts;
+}
+
+}  // namespace adaptive_search
