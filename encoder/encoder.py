@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Vectors = NDArray[np.float32]
 
 # The fastest whose mean nDCG@10 stays within 0.5 % of fp32; see docs/performance.md.
-DEFAULT_PRECISION: Precision = "fp32"
+DEFAULT_PRECISION: Precision = "int8"
 
 
 class Engine(Protocol):

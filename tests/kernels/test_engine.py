@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from adaptive_search.encoder import checkpoint, reference_model
 from adaptive_search.encoder.config import EncoderConfig
-from adaptive_search.kernels.native import Engine
+from adaptive_search.kernels.native import Engine, Stream
 
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -221,6 +221,37 @@ def test_an_int8_embedding_is_its_codes_times_the_scale() -> None:
     tensors |= {"embedding.weight": codes, "embedding.weight.scale": scale}
     got = encode(make_engine(SMALL, tensors), random_texts(SMALL, (20,)), (8, 8, 8))
     np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_a_stream_equals_its_ids_at_once(level: str, precision: str) -> None:
+    engine = make_engine(SMALL, random_tensors(SMALL), precision)
+    (text,) = random_texts(SMALL, (300,))
+    stream = Stream(engine, np.array((8, 3, 1), np.int32))
+    for start, stop in ((0, 0), (0, 95), (95, 97), (97, 290)):
+        stream.append(text[start:stop])
+        end = text[stop : stop + 10]
+        want = encode(engine, [text[: stop + 10]], (8, 3, 1), bands=2)
+        np.testing.assert_array_equal(stream.vector(end, 2), want)
+
+
+def test_bad_arguments_of_a_stream() -> None:
+    engine = make_engine(SMALL, random_tensors(SMALL))
+    heads, ids = np.array((8, 8, 8), np.int32), np.array([1, 2], np.int32)
+    with pytest.raises(ValueError, match="heads=9"):
+        Stream(engine, heads + 1)
+    stream = Stream(engine, heads)
+    for call, message in (
+        (lambda: stream.append(ids + 49), "id 50"),
+        (lambda: stream.vector(ids - 2, 3), "id -1"),
+        (lambda: stream.vector(ids[:0], 3), "at least one id"),
+        (lambda: stream.vector(ids, 4), "bands=4"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    alternating = dataclasses.replace(SMALL, direction="alternating")
+    with pytest.raises(ValueError, match="causal"):
+        Stream(make_engine(alternating, random_tensors(alternating)), heads)
 
 
 def test_no_texts() -> None:
