@@ -107,9 +107,9 @@ def load_transformer(encoder: Encoder, threads: int) -> Encode:
         num_attention_heads=12,
         intermediate_size=1536,
         max_position_embeddings=encoder.config.context,
-        attn_implementation="sdpa",
     )
-    model = BertModel(config, add_pooling_layer=False).eval()
+    model = BertModel(config, add_pooling_layer=False)
+    model.eval()  # type: ignore[no-untyped-call]
 
     def encode(texts: Sequence[str]) -> Floats:
         torch.set_num_threads(threads)

@@ -313,7 +313,7 @@ def _tokens(row: tuple[Text, ...]) -> int:
 def _alike(rows: NDArray[np.int64], vectors: NDArray[np.float32], leaf: int = 8) -> list[int]:
     """Order rows so that close ones have close vectors: halve along the widest direction."""
     if len(rows) <= leaf:
-        return rows.tolist()
+        return [int(row) for row in rows]
     centred = vectors[rows] - vectors[rows].mean(axis=0)
     direction = centred[np.argmax((centred**2).sum(axis=1))]  # towards the farthest
     for _ in range(3):  # power iteration: near enough to the first principal direction

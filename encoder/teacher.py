@@ -47,7 +47,7 @@ class Teacher:
             raise MissingExtra("sentence-transformers", "train") from None
         if not directory.is_dir():
             raise TrainingError(f"{directory} is not a folder; a teacher is a folder of files")
-        disable_progress_bar()
+        disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             self._model = SentenceTransformer(str(directory), device=device, local_files_only=True)
             self._model.eval().requires_grad_(False)

@@ -6,11 +6,12 @@ import json
 import math
 import mmap
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
-_DTYPES = {
+_DTYPES: dict[str, np.dtype[np.generic]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -64,7 +65,7 @@ def _read_array(
 ) -> NDArray[np.generic]:
     if not isinstance(entry, dict):
         raise ValueError(f"tensor {name} is not described")
-    dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise ValueError(f"tensor {name} has an unknown type")
     if not _is_counts(shape) or not _is_counts(offsets) or len(offsets) != 2:
@@ -74,9 +75,9 @@ def _read_array(
         raise ValueError(f"tensor {name} does not fit its place")
     if size == 0:
         return np.empty(shape, kind)
-    array = np.frombuffer(data, kind, size, begin + offsets[0]).reshape(shape)
-    return np.require(array, requirements="A")  # writers align tensors, but need not
+    flat: NDArray[np.generic] = np.frombuffer(data, kind, size, begin + offsets[0])
+    return np.require(flat.reshape(shape), requirements="A")  # writers align, but need not
 
 
-def _is_counts(value: object) -> bool:
+def _is_counts(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**48 for n in value)

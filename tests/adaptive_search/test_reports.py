@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from adaptive_search.encoder.granularity import Granularity
 from adaptive_search.errors import QueryError
 from adaptive_search.evaluation import Query
 from adaptive_search.indexes.flat import FunnelSegment
@@ -37,7 +38,7 @@ class SmallSearcher:
         bands = [np.ascontiguousarray(b) for b in np.split(stored, DIMS[:-1], axis=1)]
         self._funnel = Funnel([FunnelSegment(bands)], DIMS, prefix_energy=ENERGY)
 
-    def encode_queries(self, texts: Sequence[str], granularity: int) -> NDArray[np.float32]:
+    def encode_queries(self, texts: Sequence[str], granularity: Granularity) -> NDArray[np.float32]:
         """Look the vectors up, and blur them for narrow granularities."""
         picked = self._vectors[[int(text) for text in texts]]
         return (picked + 0.2 * _blur(granularity, picked.shape)).astype(np.float32)

@@ -162,7 +162,8 @@ def test_each_layer_may_have_a_width_of_its_own(encoder: Encoder, texts: list[st
 
 @pytest.mark.parametrize("granularity", [(), (8,), (8, 8, 8), (0, 8), (9, 8), (-1, 1)])
 def test_heads_that_the_layers_lack(encoder: Encoder, granularity: tuple[int, ...]) -> None:
-    for texts in ("sun", []):
+    nothing: list[str] = []
+    for texts in ("sun", nothing):
         with pytest.raises(QueryError, match="must be 2 numbers, one a layer, from 1 to 8 heads"):
             encoder.encode(texts, granularity=granularity)
 
