@@ -16,9 +16,8 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from adaptive_search.encoder.granularity import Granularity
 from adaptive_search.errors import (
     DimensionError,
     ModelMismatchError,
@@ -27,6 +26,9 @@ from adaptive_search.errors import (
     StoreVersionError,
 )
 from adaptive_search.storage_io import FileEntry, StorageIO, replace_file
+
+if TYPE_CHECKING:
+    from adaptive_search.encoder.granularity import Granularity
 
 FORMAT = "adaptive-search-index"
 FORMAT_VERSION = 1

@@ -766,12 +766,12 @@ def test_a_full_disk_behind_stdout_is_one_line(index: Path, tiny_weights_dir: Pa
 def test_ctrl_c_commits_whole_documents(here: Path, tiny_weights_dir: Path, run: Run) -> None:
     corpus = here / "corpus"
     corpus.mkdir()
-    for number in range(24):
+    for number in range(120):
         words = " ".join(f"{number} plants store energy {i}" for i in range(400))
-        (corpus / f"{number:02d}.txt").write_text(words)
+        (corpus / f"{number:03d}.txt").write_text(words)
     running = subprocess.Popen(
         [sys.executable, "-m", "adaptive_search.cli", "index", "corpus", "--format", "json"]
-        + ["--weights", str(tiny_weights_dir)],
+        + ["--weights", str(tiny_weights_dir), "--threads", "1"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -784,9 +784,9 @@ def test_ctrl_c_commits_whole_documents(here: Path, tiny_weights_dir: Path, run:
     assert running.returncode == 130
     assert err == "interrupted: what was complete is committed; run it again to go on\n"
     first = json.loads(out)
-    assert 0 < first["indexed"] == first["seen"] < 24
+    assert 0 < first["indexed"] == first["seen"] < 120
     assert run("verify").code == 0
     again = run("index", "corpus", "--format", "json").json
-    assert (again["unchanged"], again["indexed"]) == (first["indexed"], 24 - first["indexed"])
+    assert (again["unchanged"], again["indexed"]) == (first["indexed"], 120 - first["indexed"])
     fresh = run("index", "corpus", "--index", "fresh", "--format", "json").json
     assert run("status", "--format", "json").json["chunks"] == fresh["chunks"]
