@@ -775,6 +775,8 @@ def test_ctrl_c_commits_whole_documents(here: Path, tiny_weights_dir: Path, run:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A caller in the background may have it ignored, which children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list(here.glob(".adaptive-index/segments/.new-*")) and time.monotonic() < deadline:
