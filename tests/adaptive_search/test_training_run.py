@@ -86,13 +86,18 @@ def test_pairs_make_weights(folder: Path, teacher: Path, tiny_weights_dir: Path)
 
 @pytest.mark.slow
 def test_two_processes_train_one_model(folder: Path, teacher: Path, tiny_weights_dir: Path) -> None:
-    cli = Path(__file__).resolve().parents[2] / "cli.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", "--", str(cli)]
+    command += ["--nproc-per-node", "2", "-m", "--", "adaptive_search.cli"]
     command += arguments(folder, teacher, tiny_weights_dir)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, timeout=300, check=False
+        command,
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=folder,  # the installed package, not the checkout
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{folder / 'run' / 'weights'}\n"  # one of them reports
