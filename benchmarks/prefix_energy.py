@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from adaptive_search import Encoder
 from adaptive_search.encoder.data import COLUMNS, find_files, held_out_rows, read_rows
+from adaptive_search.encoder.development import mean_reciprocal_rank
 
 SHARES = np.arange(0.02, 0.52, 0.04)
 
@@ -32,12 +33,6 @@ def band_scores(encoder: Encoder, pairs: list[tuple[str, ...]]) -> list[NDArray[
         np.split(queries, edges, axis=1), np.split(positives, edges, axis=1), weights, strict=True
     )
     return [(q @ p.T) / weight**2 for q, p, weight in bands]
-
-
-def mean_reciprocal_rank(scores: NDArray[np.float32]) -> float:
-    """MRR@10 of the diagonal."""
-    ranks = (scores > scores.diagonal()[:, None]).sum(axis=1) + 1
-    return float(np.where(ranks <= 10, 1 / ranks, 0).mean())
 
 
 def choose(bands: list[NDArray[np.float32]]) -> tuple[list[float], list[float]]:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptive_search.encoder.recipe import is_turn
 from adaptive_search.encoder.tokenizer import Ids, Tokenizer
 from adaptive_search.errors import TrainingError
 
@@ -289,8 +290,7 @@ class TokenStream:
     def _arranged(self) -> NDArray[np.int64]:
         """The pool's rows in an order that puts together what shares a batch."""
         rng = np.random.default_rng([self._seed, self._pool])
-        share = self._mined_share
-        if self._embed is None or int((self._pool + 1) * share) == int(self._pool * share):
+        if self._embed is None or not is_turn(self._pool, self._mined_share):
             # Jitter keeps equal lengths from always meeting the same neighbours.
             lengths = np.array([_tokens(row) for row in self._rows])
             return np.argsort(lengths + rng.random(len(lengths)))

@@ -17,11 +17,10 @@ PAIRS = 500  # that are measured on
 DEPTH = 10
 
 Embed = Callable[[Sequence[Ids]], NDArray[np.float32]]
+Pairs = tuple[list[Ids], list[Ids]]  # queries, and the positive of each
 
 
-def read_pairs(
-    files: Sequence[Path], tokenizer: Tokenizer, max_tokens: int
-) -> tuple[list[Ids], list[Ids]]:
+def read_pairs(files: Sequence[Path], tokenizer: Tokenizer, max_tokens: int) -> Pairs:
     """Held-out queries and their positives; the first PAIRS of them."""
     rows = held_out_rows(read_rows(files, ("query", "positive")))
     columns = list(zip(*itertools.islice(rows, PAIRS), strict=True)) or [(), ()]
@@ -29,16 +28,18 @@ def read_pairs(
     return queries, positives
 
 
-def mean_reciprocal_ranks(
-    embed: Embed, pairs: tuple[list[Ids], list[Ids]], config: EncoderConfig
-) -> dict[int, float]:
+def mean_reciprocal_ranks(embed: Embed, pairs: Pairs, config: EncoderConfig) -> dict[int, float]:
     """MRR@10 of each query's positive among all positives, by dimension; empty without pairs."""
     if not pairs[0]:
         return {}
     queries, positives = map(embed, pairs)
-    result = {}
-    for dim in config.dims:
-        scores = queries[:, :dim] @ positives[:, :dim].T  # prefixes all have one length
-        ranks = (scores > scores.diagonal()[:, None]).sum(axis=1) + 1
-        result[dim] = float(np.where(ranks <= DEPTH, 1 / ranks, 0).mean())
-    return result
+    # Prefixes all have one length, so products order them as cosines do.
+    return {
+        dim: mean_reciprocal_rank(queries[:, :dim] @ positives[:, :dim].T) for dim in config.dims
+    }
+
+
+def mean_reciprocal_rank(scores: NDArray[np.float32]) -> float:
+    """MRR@10 of the diagonal of float32 (queries, positives)."""
+    ranks = (scores > scores.diagonal()[:, None]).sum(axis=1) + 1
+    return float(np.where(ranks <= DEPTH, 1 / ranks, 0).mean())

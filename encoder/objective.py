@@ -12,14 +12,36 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adaptive_search.encoder import losses, seeding
-from adaptive_search.encoder.config import EncoderConfig
 from adaptive_search.encoder.data import Text, TokenBatch, join, length_groups
 from adaptive_search.encoder.model import MatMambaEncoder
-from adaptive_search.encoder.recipe import Stage
+from adaptive_search.encoder.recipe import Recipe, Stage
 from adaptive_search.encoder.teacher import Teacher
 from adaptive_search.encoder.tokenizer import Ids
 
 Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """The texts of one step.
+
+    Attributes:
+        stage: which losses, and how much of each.
+        step: number of the step in its stage.
+        seed: of the dropout.
+        ids: token ids of each text.
+        queries: how many texts, the first, are queries of those that follow.
+        targets: the teacher's vectors where it must not see the ids, float32 (texts, width).
+        groups: positions in `ids`, and those texts, padded.
+    """
+
+    stage: Stage
+    step: int
+    seed: Sequence[int]
+    ids: Sequence[Ids]
+    queries: int
+    targets: Tensor | None
+    groups: Sequence[tuple[Rows, TokenBatch]]
 
 
 @dataclass(frozen=True)
@@ -46,20 +68,13 @@ class Objective(nn.Module):
 
     rotation: Tensor
 
-    def __init__(
-        self, config: EncoderConfig, teacher: Teacher, group_tokens: int, precision: str
-    ) -> None:
-        """Build an untrained model.
-
-        Args:
-            config: sizes.
-            teacher: what to learn from.
-            group_tokens: tokens that run through the model at once.
-            precision: name of the torch type of matrix products.
-        """
+    def __init__(self, recipe: Recipe, teacher: Teacher) -> None:
+        """Build an untrained model of the recipe's sizes."""
         super().__init__()
+        config = recipe.config
         self.config, self.teacher = config, teacher
-        self._group_tokens, self._precision = group_tokens, getattr(torch, precision)
+        self._group_tokens = recipe.group_tokens
+        self._precision = getattr(torch, recipe.precision)
         self.model = MatMambaEncoder(config)
         width = teacher.width
         self.maps = nn.ModuleDict(
@@ -82,7 +97,7 @@ class Objective(nn.Module):
         self.maps["pooled"].weight.copy_(pooled)  # type: ignore[operator]
 
     def backward(
-        self, stage: Stage, step: int, columns: Sequence[Sequence[Text]]
+        self, stage: Stage, step: int, columns: Sequence[Sequence[Text]], seed: Sequence[int]
     ) -> dict[str, float]:
         """Add the gradients of one batch to the parameters.
 
@@ -90,49 +105,34 @@ class Objective(nn.Module):
             stage: which losses, and how much of each.
             step: number of the step in its stage.
             columns: texts, or queries and their positives.
+            seed: of the dropout; another one for every batch.
 
         Returns:
             Each loss, times its weight.
         """
         self._set_dropout(stage.dropout)
-        texts = [text for column in columns for text in column]
-        ids, targets = [text.ids for text in texts], None
-        if _joins(stage, step, columns):
-            ids, targets = self._joined(texts, stage.long_tokens)
-        elif stage.needs_teacher and not self.teacher.shares_tokens:
-            targets = self.teacher.vectors(texts)
-        groups = list(length_groups(ids, self._group_tokens))
-        queries = len(columns[0]) if len(columns) == 2 else 0
-        if not stage.cached:
-            views = [self._view(stage, step, i, g, targets) for i, g in enumerate(groups)]
-            vectors, teacher = _in_order(views)
-            parts = self._vector_losses(stage, step, vectors, teacher, queries)
-            parts |= self._view_losses(stage, ids, views)
-            torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
-            return {name: float(part.detach()) for name, part in parts.items()}
-        return self._cached_backward(stage, step, ids, groups, targets, queries)
+        batch = self._batch(stage, step, columns, seed)
+        if stage.cached:
+            return self._cached_backward(batch)
+        views = [self._view(batch, number) for number in range(len(batch.groups))]
+        parts = self._vector_losses(batch, *_in_order(views))
+        parts |= self._view_losses(batch, views)
+        torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
+        return {name: float(part.detach()) for name, part in parts.items()}
 
-    def _cached_backward(
-        self,
-        stage: Stage,
-        step: int,
-        texts: Sequence[Ids],
-        groups: list[tuple[Rows, TokenBatch]],
-        targets: Tensor | None,
-        queries: int,
-    ) -> dict[str, float]:
+    def _cached_backward(self, batch: _Batch) -> dict[str, float]:
         """`backward` with the graph of one group at a time."""
+        numbers = range(len(batch.groups))
         with torch.no_grad():
-            views = [self._view(stage, step, i, g, targets) for i, g in enumerate(groups)]
-        vectors, teacher = _in_order(views)
+            vectors, teacher = _in_order([self._view(batch, number) for number in numbers])
         vectors.requires_grad_()
-        parts = self._vector_losses(stage, step, vectors, teacher, queries)
+        parts = self._vector_losses(batch, vectors, teacher)
         torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
         assert vectors.grad is not None
         values = {name: float(part.detach()) for name, part in parts.items()}
-        for number, group in enumerate(groups):
-            view = self._view(stage, step, number, group, targets)
-            local = self._view_losses(stage, texts, [view])
+        for number in numbers:
+            view = self._view(batch, number)
+            local = self._view_losses(batch, [view])
             through = (view.vectors * vectors.grad[view.rows]).sum()
             torch.stack([through, *local.values()]).sum().backward()  # type: ignore[no-untyped-call]
             for name, part in local.items():
@@ -150,24 +150,32 @@ class Objective(nn.Module):
         self.model.train()
         return result
 
-    # -- one group of texts ------------------------------------------------
+    # -- one batch, and one group of its texts -----------------------------
 
-    def _view(
-        self,
-        stage: Stage,
-        step: int,
-        number: int,
-        group: tuple[Rows, TokenBatch],
-        targets: Tensor | None,
-    ) -> _View:
-        rows, batch = group
-        ids, lengths = self._to_device(batch)
+    def _batch(
+        self, stage: Stage, step: int, columns: Sequence[Sequence[Text]], seed: Sequence[int]
+    ) -> _Batch:
+        texts = [text for column in columns for text in column]
+        ids, targets = [text.ids for text in texts], None
+        queries = len(columns[0]) if len(columns) == 2 else 0
+        if not queries and stage.joins_texts(step):
+            ids, targets = self._joined(texts, stage.long_tokens)
+        elif stage.needs_teacher and not self.teacher.shares_tokens:
+            targets = self.teacher.vectors(texts)
+        groups = list(length_groups(ids, self._group_tokens))
+        return _Batch(stage, step, seed, ids, queries, targets, groups)
+
+    def _view(self, batch: _Batch, number: int) -> _View:
+        stage, step = batch.stage, batch.step
+        rows, group = batch.groups[number]
+        ids, lengths = self._to_device(group)
         if stage.dropout:
-            torch.manual_seed(step << 16 | number)  # a cached group is run twice, alike
+            sequence = np.random.SeedSequence([*batch.seed, number])
+            torch.manual_seed(int(sequence.generate_state(1)[0]))  # a cached group runs twice alike
         token = narrow = torch.zeros((), device=ids.device)
         tokens = None
-        if targets is not None:
-            pooled = targets[rows]
+        if batch.targets is not None:
+            pooled = batch.targets[rows]
         elif stage.needs_teacher:
             tokens, pooled = self.teacher.states(ids, lengths)
         with self._autocast():
@@ -197,10 +205,9 @@ class Objective(nn.Module):
 
     # -- losses ------------------------------------------------------------
 
-    def _view_losses(
-        self, stage: Stage, texts: Sequence[Ids], views: Sequence[_View]
-    ) -> dict[str, Tensor]:
+    def _view_losses(self, batch: _Batch, views: Sequence[_View]) -> dict[str, Tensor]:
         """Losses that are means over tokens or texts."""
+        stage, texts = batch.stage, batch.ids
         parts = {}
         if stage.token:
             tokens = sum(map(len, texts))
@@ -210,12 +217,10 @@ class Objective(nn.Module):
             parts["granularity"] = stage.granularity * 2 * narrow / len(texts)  # half are run
         return parts
 
-    def _vector_losses(
-        self, stage: Stage, step: int, vectors: Tensor, teacher: Tensor, queries: int
-    ) -> dict[str, Tensor]:
+    def _vector_losses(self, batch: _Batch, vectors: Tensor, teacher: Tensor) -> dict[str, Tensor]:
         """Losses that need the whole batch, or each text's vector."""
-        dims = self.config.dims
-        shares = losses.dim_weights(len(dims), step, stage.curriculum_steps)
+        stage, queries, dims = batch.stage, batch.queries, self.config.dims
+        shares = losses.dim_weights(len(dims), batch.step, stage.curriculum_steps)
         weights = vectors.new_tensor(shares)
         parts = {}
         if stage.pooled or stage.squared:
@@ -276,12 +281,6 @@ class Objective(nn.Module):
     def _autocast(self) -> torch.autocast:
         enabled = self._precision != torch.float32
         return torch.autocast(self.rotation.device.type, torch.bfloat16, enabled=enabled)
-
-
-def _joins(stage: Stage, step: int, columns: Sequence[object]) -> bool:
-    """Whether this step's texts are joined to long ones."""
-    turn = int((step + 1) * stage.long_share) > int(step * stage.long_share)
-    return turn and len(columns) == 1 and stage.needs_teacher
 
 
 def _in_order(views: Sequence[_View]) -> tuple[Tensor, Tensor]:

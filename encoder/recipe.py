@@ -87,6 +87,15 @@ class Stage:
         if self.dropout == 1 or self.temperature == 0:
             raise TrainingError("recipe: dropout must be below 1 and temperature above 0")
 
+    def sees_pairs(self, step: int) -> bool:
+        """Whether a step sees pairs."""
+        return is_turn(step, self.pairs_share)
+
+    def joins_texts(self, step: int) -> bool:
+        """Whether a step with texts joins them to long ones."""
+        with_texts = step - int(step * self.pairs_share)  # steps with texts before it
+        return self.needs_teacher and is_turn(with_texts, self.long_share)
+
     @property
     def needs_teacher(self) -> bool:
         """Whether any of the teacher's losses is on."""
@@ -172,6 +181,11 @@ def _check_numbers(settings: Stage | Recipe, *, at_least_one: tuple[str, ...]) -
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise TrainingError(f"recipe: {name}={value!r} must be one of {', '.join(choices)}")
+
+
+def is_turn(number: int, share: float) -> bool:
+    """Whether one of an endless count, from 0, belongs to a share that is spread over it evenly."""
+    return int((number + 1) * share) > int(number * share)
 
 
 def packaged_recipe(name: str) -> Path:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -14,6 +16,9 @@ from torch import Tensor
 from adaptive_search.encoder.data import Text, length_groups
 from adaptive_search.encoder.tokenizer import Tokenizer
 from adaptive_search.errors import MissingExtra, TrainingError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 GROUP_TOKENS = 4096  # that run at once
 
@@ -53,6 +58,8 @@ class Teacher:
             self._model.eval().requires_grad_(False)
             vocabulary = self._model.tokenizer.get_vocab()
             self.width = int(self._model.encode(["x"]).shape[1])
+            self._longest = self._model.max_seq_length or math.inf  # of its own tokenizer's texts
+            self._positions = _positions(self._model)
         except (
             OSError,
             ValueError,
@@ -78,7 +85,15 @@ class Teacher:
         Returns:
             tokens float32 (batch, seqlen, width of its states), and vectors at unit
             length, float32 (batch, width), on its device.
+
+        Raises:
+            TrainingError: a text is longer than it can read.
         """
+        if ids.shape[1] > self._positions:
+            raise TrainingError(
+                f"the teacher reads {self._positions:.0f} tokens at most and was given "
+                f"{ids.shape[1]}; lower max_tokens in the recipe"
+            )
         ids, lengths = ids.to(self._device), lengths.to(self._device)
         mask = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)
         with torch.autocast(ids.device.type, torch.bfloat16):
@@ -91,7 +106,8 @@ class Teacher:
         """Vectors at unit length, float32 (len(texts), width), on its device."""
         if not self.shares_tokens:
             # Its own tokenizer cuts about where the student's did.
-            self._model.max_seq_length = max(len(text.ids) for text in texts)
+            student = max(len(text.ids) for text in texts)
+            self._model.max_seq_length = int(min(student, self._longest))
             strings = [text.string for text in texts]
             found = self._model.encode(strings, convert_to_tensor=True, show_progress_bar=False)
             return F.normalize(found.float(), dim=-1)
@@ -100,6 +116,12 @@ class Teacher:
             ids, lengths = torch.from_numpy(batch.ids), torch.from_numpy(batch.lengths)
             result[torch.from_numpy(rows)] = self.states(ids, lengths)[1]
         return result
+
+
+def _positions(model: SentenceTransformer) -> float:
+    """Most tokens that a model can read; infinite if its config does not limit them."""
+    config = getattr(getattr(model[0], "auto_model", None), "config", None)
+    return getattr(config, "max_position_embeddings", None) or math.inf
 
 
 def default_teacher_dir() -> Path:

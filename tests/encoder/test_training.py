@@ -365,7 +365,7 @@ def gradients(trainer: Trainer, stage: Stage, batches: int = 3) -> dict[str, Ten
     """What some batches of pairs add up to."""
     stream = trainer._stream(stage, "pairs")
     for step in range(batches):
-        trainer.objective.backward(stage, step, next(stream))
+        trainer.objective.backward(stage, step, next(stream), (step,))
     named = trainer.objective.named_parameters()
     return {name: p.grad for name, p in named if p.grad is not None}
 
@@ -392,6 +392,34 @@ def test_parts_that_a_recipe_can_switch_on(
     without, with_part = (run(make_trainer(r, str(i))) for i, r in enumerate((plain, more)))
     assert all(math.isfinite(sum(p.losses.values())) for p in with_part)
     assert [p.losses for p in with_part] != [p.losses for p in without]
+
+
+def test_dropout_follows_the_seed(make_trainer: MakeTrainer, recipe: Recipe) -> None:
+    stage = dataclasses.replace(recipe.stages[1], dropout=0.5)
+    trainer = make_trainer(recipe)
+    trainer.objective.model.blocks[0].mixer.out_proj.weight.data.normal_()
+    batch = next(trainer._stream(stage, "texts"))
+    once, again, other = (
+        trainer.objective.backward(stage, 0, batch, seed)["pooled"]
+        for seed in ((0, 1, 2, 0), (0, 1, 2, 0), (0, 1, 2, 1))
+    )
+    assert once == again != other
+
+
+def test_every_other_text_step_can_be_joined_beside_pairs(
+    make_trainer: MakeTrainer, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = dataclasses.replace(recipe.stages[1], steps=8, pairs_share=0.5, long_share=0.5)
+    trainer = make_trainer(dataclasses.replace(recipe, stages=(stage,)))
+    joined, join = [], trainer.objective._joined
+
+    def counted(texts: Sequence[Text], tokens: int) -> Any:
+        joined.append(trainer.step)
+        return join(texts, tokens)
+
+    monkeypatch.setattr(trainer.objective, "_joined", counted)
+    run(trainer)
+    assert joined == [2, 6]
 
 
 def test_long_texts_are_drawn_to_the_mean_of_their_parts(
