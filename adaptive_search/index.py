@@ -20,10 +20,11 @@ import numpy as np
 from adaptive_search.documents import Document, Scalar, Skipped, is_text
 from adaptive_search.encoder.granularity import Granularity, granularity_name
 from adaptive_search.errors import QueryError, StoreError
+from adaptive_search.filters import Filter, Filters
 from adaptive_search.hits import Hit, Hits
 from adaptive_search.indexes.funnel import default_shortlist
 from adaptive_search.manifest import StoreSpec, is_index
-from adaptive_search.segment_search import Filter, allowed_rows, open_funnel
+from adaptive_search.segment_search import open_funnel
 from adaptive_search.store import Store, StoreStatus
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class AdaptiveIndex:
         self._store = store
         self._given_encoder = encoder
         self._asked_threads = threads
+        self._filters = Filters()
 
     @classmethod
     def create(
@@ -430,7 +432,7 @@ class AdaptiveIndex:
         filter: Filter | None,
         exact: bool,
     ) -> SearchResult:
-        allowed = allowed_rows(self._store, filter) if filter else None
+        allowed = self._filters.rows(self._store, filter) if filter else None
         return self.funnel.search(
             vectors, k, dim=dim, shortlist=shortlist, allowed=allowed, exact=exact
         )
