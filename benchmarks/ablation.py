@@ -17,11 +17,16 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+from torch import Tensor
 
+from adaptive_search.encoder import seeding
 from adaptive_search.encoder.config import EncoderConfig
 from adaptive_search.encoder.recipe import Recipe, Stage
+from adaptive_search.encoder.teacher import Teacher
+from adaptive_search.encoder.tokenizer import Tokenizer
 from adaptive_search.encoder.training import Progress, Trainer
 
 STAGE: dict[str, Any] = {
@@ -51,18 +56,50 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "texts alone": {"pairs_share": 0.0},
     "pairs alone": {"pairs_share": 1.0},
     "alternating direction": {"direction": "alternating"},
+    "mean pooling": {"pooling": "mean"},
+    "first table: the teacher's word embeddings": {"table": "words"},
+    "first table: random": {"table": "random"},
 }
+
+
+def word_embeddings(teacher: Teacher, tokenizer: Tokenizer) -> Tensor:
+    """The teacher's word embeddings, in place of its outputs for single entries."""
+    table: Tensor = teacher._model[0].auto_model.get_input_embeddings().weight.detach().cpu()
+    return table
+
+
+def random_table(teacher: Teacher, tokenizer: Tokenizer) -> Tensor:
+    """A table that knows nothing of the teacher."""
+    return torch.randn(tokenizer.vocab_size, teacher.width)
+
+
+TABLES = {
+    "outputs": seeding.vocabulary_vectors,
+    "words": word_embeddings,
+    "random": random_table,
+}
+
+
+def pool_by_mean(trainer: Trainer) -> None:
+    """Weigh all tokens alike, for good."""
+    query = trainer.model.pooling["query"]
+    query.data.zero_()
+    query.requires_grad_(requires_grad=False)
 
 
 def train(name: str, data: Path, steps: int, seed: int) -> dict[str, Any]:
     """Run one variant; MRR@10 by dimension, and tokens a second of CPU time."""
     changes = dict(VARIANTS[name])
     config = EncoderConfig(direction=changes.pop("direction", "causal"))
+    table, pooling = changes.pop("table", "outputs"), changes.pop("pooling", "learned")
     stage = Stage(**({"steps": steps} | STAGE | changes))
     recipe = Recipe((stage,), config, seed=seed, survey_batches=10, development_steps=steps)
     last: list[Progress] = []
     with tempfile.TemporaryDirectory() as run:
-        trainer = Trainer(recipe, Path(run), texts=data, pairs=data, from_scratch=True)
+        with mock.patch.object(seeding, "vocabulary_vectors", TABLES[table]):
+            trainer = Trainer(recipe, Path(run), texts=data, pairs=data, from_scratch=True)
+        if pooling == "mean":
+            pool_by_mean(trainer)
         started = time.process_time()
         trainer.train(lambda progress: last.append(dataclasses.replace(progress)))
         seconds = time.process_time() - started
