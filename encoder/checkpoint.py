@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialize
 
 from adaptive_search.encoder.config import EncoderConfig
 from adaptive_search.encoder.weight_file import map_file, read_tensors
@@ -78,7 +78,9 @@ def save(
     partial = {n: directory / (n + ".partial") for n in (WEIGHTS, CONFIG, TOKENIZER)}
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, partial[WEIGHTS])
+        # safetensors' own writer makes files that only their owner may read.
+        content = serialize({k: np.ascontiguousarray(v) for k, v in tensors.items()})
+        partial[WEIGHTS].write_bytes(content)
         partial[CONFIG].write_text(config.to_json(), encoding="utf-8")
         partial[TOKENIZER].write_text(tokenizer_json, encoding="utf-8")
         for name, path in partial.items():

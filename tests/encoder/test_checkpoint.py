@@ -250,7 +250,7 @@ def test_a_flipped_bit_is_refused_or_loads(weights: Path) -> None:
             pass
 
 
-@pytest.mark.parametrize("failing", ["save_file", "replace", "write_text"])
+@pytest.mark.parametrize("failing", ["write_bytes", "replace", "write_text"])
 def test_a_failed_save_keeps_the_old_weights(
     weights: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
@@ -260,13 +260,18 @@ def test_a_failed_save_keeps_the_old_weights(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    where = {"save_file": checkpoint, "replace": os, "write_text": Path}[failing]
+    where = {"write_bytes": Path, "replace": os, "write_text": Path}[failing]
     with monkeypatch.context() as patch:
         patch.setattr(where, failing, full)
         with pytest.raises(WeightsError, match="No space left on device.*is kept"):
             checkpoint.save(weights, old.config, "{}", tensors)
     assert checkpoint.load(weights).fingerprint == old.fingerprint
     assert sorted(p.name for p in weights.iterdir()) == sorted(FILES)
+
+
+def test_weights_may_be_read_by_whom_their_config_may(weights: Path) -> None:
+    modes = {(weights / name).stat().st_mode for name in (checkpoint.WEIGHTS, checkpoint.CONFIG)}
+    assert len(modes) == 1
 
 
 def test_a_save_where_a_file_stands(weights: Path) -> None:
