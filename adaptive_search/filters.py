@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -212,7 +213,8 @@ class Column:
     @cached_property
     def kinds(self) -> frozenset[int]:
         """Kinds of the values."""
-        return frozenset(kind for kind, _ in self.keys)
+        edges = [bisect_left(self.keys, (kind,)) for kind in range(len(KINDS) + 1)]
+        return frozenset(kind for kind in range(len(KINDS)) if edges[kind] < edges[kind + 1])
 
     def rows(self, condition: Condition) -> Mask:
         """Rows that meet a condition on this field: bool (rows,)."""
@@ -274,10 +276,13 @@ def field_names(segment: Segment) -> list[str]:
 
 
 def _column(keys: Sequence[Key], record_of: NDArray[np.int32]) -> Column:
-    distinct = sorted(set(keys))
+    unique = set(keys)
+    distinct: list[Key] = []
+    for kind in range(len(KINDS)):  # values of one kind compare faster without it
+        distinct += sorted((key for key in unique if key[0] == kind), key=itemgetter(1))
     place_of = {key: place for place, key in enumerate(distinct)}
-    kind = np.min_scalar_type(len(distinct))
-    return Column(distinct, np.array([place_of[key] for key in keys], kind)[record_of])
+    places = np.array([place_of[key] for key in keys], np.min_scalar_type(len(distinct)))
+    return Column(distinct, places[record_of])
 
 
 def _records(segment: Segment) -> tuple[list[dict[str, object]], NDArray[np.int32]]:

@@ -54,6 +54,7 @@ def test_id_set_agrees_with_a_set(texts: list[str]) -> None:
         assert ids.add(text) is (text not in truth)
         truth.add(text)
     assert len(ids) == len(truth)
+    assert [ids.number(text) for text in dict.fromkeys(texts)] == list(range(len(truth)))
 
 
 def test_id_set_keeps_every_id_while_it_grows() -> None:
