@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 _DTYPES = {
     pa.from_numpy_dtype(kind): np.dtype(kind)
-    for kind in (np.int32, np.int64, np.float16, np.float32)
+    for kind in (np.int32, np.int64, np.float16, np.float32, np.float64)
 }
 MAX_STRING_BYTES = (1 << 31) - 1  # of all texts in one string array
 
