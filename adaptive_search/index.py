@@ -4,6 +4,10 @@ Example:
     index = AdaptiveIndex.create("my.index")
     index.add("corpus/")
     hits = index.search("how do plants store energy", k=10, dim=512)
+
+    index = AdaptiveIndex.create("vectors.index", dims=[256, 512, 1024, 3072])
+    index.add_vectors(ids, vectors)
+    hits = index.search_vector(vector, k=10, dim=1024)
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from adaptive_search.indexes.funnel import default_shortlist
 from adaptive_search.manifest import StoreSpec, is_index
 from adaptive_search.segment_search import open_funnel
 from adaptive_search.store import Store, StoreStatus
+from adaptive_search.vectors import SOURCE, VectorChecker, checked_dims, query_matrix
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
     from adaptive_search.indexing import IndexSummary
     from adaptive_search.reporting import Reports
     from adaptive_search.segment import Row
+    from adaptive_search.vectors import Fields, Id, VectorBatch, Vectors
     from adaptive_search.verification import VerifyReport
 
 DEFAULT_DIM = 512
@@ -61,6 +67,7 @@ class AdaptiveIndex:
         cls,
         path: str | Path,
         *,
+        dims: Iterable[int] | None = None,
         encoder: Encoder | None = None,
         granularity: Granularity = 1,
         chunk_tokens: int = CHUNK_TOKENS,
@@ -70,6 +77,8 @@ class AdaptiveIndex:
 
         Args:
             path: of the directory.
+            dims: nesting dimensions of vectors from elsewhere, rising to their full width. The
+                index then has no encoder, and takes vectors alone.
             encoder: what encodes documents and queries; the shipped weights by default.
             granularity: width of the encoder for documents; see `Encoder.encode`.
             chunk_tokens: most tokens of a chunk.
@@ -77,8 +86,13 @@ class AdaptiveIndex:
 
         Raises:
             StoreError: something is there already, or the disk refuses.
-            QueryError: granularity or chunk_tokens makes no sense.
+            QueryError: dims, granularity or chunk_tokens make no sense.
         """
+        if dims is not None:
+            if encoder is not None:
+                raise QueryError("an index has either an encoder or dims for vectors of others")
+            spec = StoreSpec(SOURCE, checked_dims(dims), prefix_energy=None)
+            return cls(Store.create(path, spec=spec), None, threads=threads)
         from adaptive_search.encoder.encoder import Encoder
 
         encoder = encoder or Encoder.load(threads=threads)
@@ -112,7 +126,7 @@ class AdaptiveIndex:
             ModelMismatchError: the index was made by other weights than the encoder's.
         """
         index = cls(Store.open(path), encoder, threads=threads)
-        if encoder is not None:
+        if encoder is not None and not index._store.spec.is_foreign:
             index._store.check_fingerprint(encoder.fingerprint)
         return index
 
@@ -137,7 +151,14 @@ class AdaptiveIndex:
 
         Raises:
             ModelMismatchError: the shipped weights are not those of the index.
+            QueryError: the index is of vectors from elsewhere, and has none.
         """
+        if self._store.spec.is_foreign:
+            raise QueryError(
+                f"{self.path} holds vectors from elsewhere and has no encoder for texts; give "
+                "vectors of the model that made them (search_vector and add_vectors, or query "
+                "--vector and index --vectors)"
+            )
         if self._given_encoder is not None:
             return self._given_encoder
         from adaptive_search.encoder.encoder import Encoder
@@ -243,6 +264,38 @@ class AdaptiveIndex:
         documents = text_documents(self.path, texts, ids, metadata)
         return self._index(documents, prune=False, wait=wait)
 
+    def add_vectors(
+        self,
+        ids: Iterable[Id],
+        vectors: Vectors,
+        metadata: Iterable[Fields] | None = None,
+        texts: Iterable[str | None] | None = None,
+        *,
+        wait: bool = False,
+    ) -> IndexSummary:
+        """Add or replace vectors; those that the index holds already are not written again.
+
+        Iterables are read as they come, and the vectors a batch at a time. What was stored before
+        an error stays, full segments at most: mend the rest and repeat the call.
+
+        Args:
+            ids: a whole number of 64 bits, or a text, for each vector. 7 and "7" are the same.
+            vectors: floats of any length but 0, as wide as the index's highest dimension: a
+                matrix (n, width), an Arrow list column, or an iterable of vectors or of these.
+                An index that has an encoder takes vectors that `Encoder.encode` gave, at full
+                dimension, and refuses others by the lengths of their bands.
+            metadata: fields of each, to filter on; None and NaN leave a field out.
+            texts: of each, to show with hits; None for none.
+            wait: wait for another writer instead of refusing.
+
+        Raises:
+            QueryError: a vector has another width or dtype, is zero or not finite; an id comes
+                twice, or is neither number nor text; or there are not as many of each.
+            StoreError: the index is being written, or the disk refuses.
+        """
+        batches = VectorChecker(self._store.spec).batches(ids, vectors, metadata, texts)
+        return self._add_vectors(batches, wait=wait)
+
     def delete(self, document_ids: Iterable[str], *, wait: bool = False) -> int:
         """Delete documents by id; gives how many there were. Unknown ids are ignored."""
         with self._store.writer(wait=wait) as writer:
@@ -279,7 +332,8 @@ class AdaptiveIndex:
             k: hits.
             dim: dimension of the final scores; 512 by default, or the largest below it.
             shortlist: candidates of the 64-d stage; chosen by the funnel by default.
-            filter: metadata that hits must have; several values of a field in a list.
+            filter: metadata that hits must have, as in {"lang": ["en", "de"], "year": {">=":
+                2020}}; see `adaptive_search.filters.Filters.rows`.
             granularity: width of the encoder for the query; the documents' by default.
             exact: score every chunk at `dim`, without a shortlist.
 
@@ -324,12 +378,41 @@ class AdaptiveIndex:
         filter: Filter | None = None,
         exact: bool = False,
     ) -> Hits:
-        """Find the chunks nearest to a vector, float32 (>= dim,) of any length; see `search`."""
+        """Find the chunks nearest to a vector, floats (>= dim,) of any length; see `search`."""
+        options: dict[str, Any] = {"dim": dim, "shortlist": shortlist, "filter": filter}
+        return self.search_vectors([vector], k, exact=exact, **options)[0]
+
+    def search_vectors(
+        self,
+        vectors: Vectors,
+        k: int = 10,
+        *,
+        dim: int | None = None,
+        shortlist: int | None = None,
+        filter: Filter | None = None,
+        exact: bool = False,
+    ) -> list[Hits]:
+        """Search for several vectors at once; see `search_vector`.
+
+        Args:
+            vectors: as `add_vectors` takes them, or prefixes of at least dim numbers.
+            k: hits of each.
+            dim: dimension of the final scores; 512 by default, or the largest below it.
+            shortlist: candidates of the first stage; chosen by the funnel by default.
+            filter: what metadata hits must have; see `search`.
+            exact: score every chunk at `dim`, without a shortlist.
+
+        Raises:
+            QueryError: a vector is too short, zero or not finite, or an argument makes no sense.
+            DimensionError: dim is not a nesting dimension of this index.
+        """
         dim = self._choose_dim(dim)
-        batch = np.asarray(vector, dtype=np.float32)[None]
+        batch = query_matrix(vectors)
+        if not len(batch):
+            return []
         result = self._search(batch, k, dim, shortlist, filter, exact)
         used = None if exact else shortlist or default_shortlist(k)
-        return self._hits([""], result, dim, used, self._store.spec.granularity, 0.0)[0]
+        return self._hits([""] * len(batch), result, dim, used, self._store.spec.granularity, 0.0)
 
     def encode_queries(
         self, queries: Sequence[str], granularity: Granularity, dim: int | None = None
@@ -410,6 +493,20 @@ class AdaptiveIndex:
                 wait=wait,
                 report=report,
             )
+        finally:
+            self._refresh()
+
+    def _add_vectors(
+        self,
+        batches: Iterable[VectorBatch],
+        *,
+        wait: bool,
+        report: Callable[[IndexSummary], None] = lambda _: None,
+    ) -> IndexSummary:
+        from adaptive_search.indexing import index_vectors
+
+        try:
+            return index_vectors(self._store, batches, wait=wait, report=report)
         finally:
             self._refresh()
 

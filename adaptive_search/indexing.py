@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from adaptive_search.catalog import KnownDocuments
     from adaptive_search.encoder.encoder import Encoder
     from adaptive_search.store_writer import StoreWriter
+    from adaptive_search.vectors import VectorBatch
 
 BATCH_TOKENS = 16_384
 MAX_NUMBER_DIGITS = 18  # of a document id that counts as a running number
@@ -101,6 +102,51 @@ def index_documents(
         summary.interrupted = True
         # What was read and not committed will be read again.
         summary.seen = summary.indexed + summary.unchanged + len(summary.skipped)
+    summary.seconds = time.perf_counter() - begin
+    return summary
+
+
+def index_vectors(
+    store: Store,
+    batches: Iterable[VectorBatch],
+    *,
+    wait: bool = False,
+    report: Callable[[IndexSummary], None] = lambda _: None,
+) -> IndexSummary:
+    """Add vectors that are new, replace those that changed, and commit.
+
+    What was committed before an error or Ctrl-C is whole, and is found unchanged the next time.
+
+    Args:
+        store: the index.
+        batches: checked rows, each a document of its own.
+        wait: wait for another writer instead of refusing.
+        report: called with the running summary after each batch.
+
+    Raises:
+        StoreError: another process is writing, or the disk refuses.
+    """
+    summary = IndexSummary()
+    begin = time.perf_counter()
+    with store.writer(wait=wait) as writer:
+        known = writer.known_documents()
+        for batch in batches:
+            changed = [
+                at
+                for at, row in enumerate(batch.rows)
+                if known.pop(row.document_id) != row.content_hash
+            ]
+            rows = [batch.rows[at] for at in changed]
+            if rows:
+                hashes = {row.document_id: row.content_hash for row in rows}
+                writer.append(rows, batch.vectors[changed], hashes)
+            summary.seen += len(batch.rows)
+            summary.indexed += len(rows)
+            summary.unchanged += len(batch.rows) - len(rows)
+            summary.chunks += len(rows)
+            report(summary)
+        writer.commit()
+        _cache_shortlists(writer)
     summary.seconds = time.perf_counter() - begin
     return summary
 
