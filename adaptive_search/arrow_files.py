@@ -91,15 +91,19 @@ def check_checksum(path: Path, entry: FileEntry) -> None:
         raise damaged(path, "does not match its checksum in the manifest")
 
 
-def map_file(path: Path, entry: FileEntry) -> pa.Buffer:
+def map_file(path: Path, entry: FileEntry) -> tuple[pa.Buffer, int]:
     """Map a file of the recorded size.
 
     The map outlives a removal of the file and holds no descriptor.
 
+    Returns:
+        The map, and the time when the file was last touched in any way, in nanoseconds. No
+        program can set that time back, where a file system keeps it.
+
     Raises:
         StoreFormatError: the file is missing, not plain, or of another size.
     """
-    check_file(path, entry)
+    status = check_file(path, entry)
     try:
         with pa.memory_map(str(path)) as file:
             buffer = file.read_buffer()
@@ -107,7 +111,7 @@ def map_file(path: Path, entry: FileEntry) -> pa.Buffer:
         raise damaged(path, f"cannot be mapped ({error})") from error
     if buffer.size != entry.bytes:
         raise damaged(path, "changed its size while it was opened")
-    return buffer
+    return buffer, status.st_ctime_ns
 
 
 def open_batches(

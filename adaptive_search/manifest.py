@@ -185,6 +185,7 @@ class Manifest:
     next_segment: int = 1
     segments: tuple[SegmentEntry, ...] = ()
     attributes: Mapping[str, Scalar] = field(default_factory=dict)
+    committed_ns: int = field(default=0, compare=False)  # when the file came to be, for readers
 
     def to_json(self, writer: str) -> bytes:
         """The bytes of MANIFEST.json; `writer` names the program and its version."""
@@ -237,20 +238,21 @@ def read_manifest(root: Path) -> Manifest:
     """
     path = root / MANIFEST_FILE
     try:
-        return _parse(_read_bytes(path), path)
+        data, committed_ns = _read_bytes(path)
+        return dataclasses.replace(_parse(data, path), committed_ns=committed_ns)
     except (ValueError, RecursionError) as error:
         raise StoreFormatError(
             f"{path}: {error}; restore it from a backup, or index the corpus again"
         ) from None
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read_bytes(path: Path) -> tuple[bytes, int]:
     try:
         status = os.lstat(path)
         _require(stat.S_ISREG(status.st_mode), "must be a regular file")
         _require(status.st_size <= MAX_MANIFEST_BYTES, f"is over {MAX_MANIFEST_BYTES:,} bytes")
         with path.open("rb") as file:
-            return file.read(MAX_MANIFEST_BYTES)
+            return file.read(MAX_MANIFEST_BYTES), os.fstat(file.fileno()).st_ctime_ns
     except (FileNotFoundError, NotADirectoryError):
         root = path.parent
         raise StoreError(

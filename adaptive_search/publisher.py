@@ -148,7 +148,7 @@ class Publisher:
         written = write_batches(self.io, segment.directory / file, TOMBSTONES_SCHEMA, [batch])
         self.io.fsync_directory(segment.directory)
         entry = dataclasses.replace(segment.entry, tombstones=Tombstones(file, len(rows), written))
-        return Segment(self.root, entry, segment.spec, segment.bands)
+        return Segment(self.root, entry, segment.spec, segment.bands, segment.committed_ns)
 
     def discard(self) -> None:
         """Remove all that is not published."""
@@ -157,17 +157,23 @@ class Publisher:
 
     def sweep(self) -> None:
         """Remove what a writer left behind: only names of our own, that no manifest mentions."""
-        named = {entry.name: entry for entry in read_manifest(self.root).segments}
+        # A commit that was cut short may have put a manifest in place that a power cut takes back,
+        # and with it the need for what only the generation before names.
+        self.io.fsync_directory(self.root)
+        spared: dict[str, set[str]] = {}
+        for manifest in (self.manifest, read_manifest(self.root)):
+            for entry in manifest.segments:
+                files = {entry.tombstones.file} if entry.tombstones else set()
+                spared.setdefault(entry.name, set()).update(files)
         for child in (self.root / SEGMENTS).iterdir():
-            if child.name in named:
-                self._sweep_segment(child, named[child.name])
+            if child.name in spared:
+                self._sweep_segment(child, spared[child.name])
             elif child.name not in self._unpublished and _OUR_DIRECTORY.fullmatch(child.name):
                 remove_directory(self.io, child)
         with suppress(FileNotFoundError):
             self.io.unlink(self.root / f"{MANIFEST_FILE}.tmp")
 
-    def _sweep_segment(self, directory: Path, entry: SegmentEntry) -> None:
-        needed = entry.tombstones.file if entry.tombstones else None
+    def _sweep_segment(self, directory: Path, needed: set[str]) -> None:
         for child in directory.iterdir():
-            if child.name != needed and _OUR_LEFTOVER.fullmatch(child.name):
+            if child.name not in needed and _OUR_LEFTOVER.fullmatch(child.name):
                 self.io.unlink(child)

@@ -69,8 +69,23 @@ class Row:
 class Segment:
     """Rows of one generation; stays whole whatever a writer does afterwards."""
 
-    def __init__(self, root: Path, entry: SegmentEntry, spec: StoreSpec, bands: int) -> None:
+    def __init__(
+        self,
+        root: Path,
+        entry: SegmentEntry,
+        spec: StoreSpec,
+        bands: int,
+        committed_ns: int | None = None,
+    ) -> None:
         """Map the files of a segment and the lowest `bands` of its bands.
+
+        Args:
+            root: the index directory.
+            entry: the segment, as the manifest has it.
+            spec: of the index.
+            bands: how many to map.
+            committed_ns: time of the commit; a file that was changed since is hashed before it
+                is used. None: this process wrote or hashed them all.
 
         Raises:
             StoreFormatError: a file is missing or has a wrong size.
@@ -79,17 +94,37 @@ class Segment:
         self.entry = entry
         self.spec = spec
         self.bands = bands
+        self.committed_ns = committed_ns
         names = [CHUNKS_FILE, DOCUMENTS_FILE, *spec.band_files[:bands]]
         if spec.is_foreign:
             names.append(NORMS_FILE)
-        self._maps = {name: self._map(name, entry.files[name]) for name in names}
+        files = {name: entry.files[name] for name in names}
         if entry.tombstones:
-            file = entry.tombstones.file
-            self._maps[file] = self._map(file, entry.tombstones.entry)
+            files[entry.tombstones.file] = entry.tombstones.entry
+        self._unhashed: set[str] = set()  # files that are hashed before they are used
+        self._maps = {name: self._map(name, file) for name, file in files.items()}
         self._checked: set[int] = set()
 
     def _map(self, name: str, entry: FileEntry) -> pa.Buffer:
-        return map_file(self.directory / name, entry)
+        buffer, changed_ns = map_file(self.directory / name, entry)
+        # The commit comes after the files that it names; what was touched since is suspect.
+        touched = self.committed_ns is not None and changed_ns >= self.committed_ns
+        # A writer's decisions hang on the small ones.
+        if touched or name == DOCUMENTS_FILE or name not in self.spec.data_files:
+            self._unhashed.add(name)
+        return buffer
+
+    def _buffer(self, name: str, entry: FileEntry) -> pa.Buffer:
+        """A mapped file whose checksum was compared if it had to be."""
+        buffer = self._maps[name]
+        if name in self._unhashed:
+            if hashlib.sha256(buffer).hexdigest() != entry.sha256:
+                raise damaged(self.directory / name, "does not match its checksum in the manifest")
+            self._unhashed.discard(name)
+        return buffer
+
+    def _data(self, name: str) -> pa.Buffer:
+        return self._buffer(name, self.entry.files[name])
 
     @property
     def name(self) -> str:
@@ -114,7 +149,7 @@ class Segment:
         if not 0 <= index < self.bands:
             raise DimensionError(self.spec.dims[index], self.spec.dims[: self.bands])
         name, width = self.spec.band_files[index], self.spec.band_widths[index]
-        return read_matrix(self._maps[name], self.rows, width, np.float16, self.directory / name)
+        return read_matrix(self._data(name), self.rows, width, np.float16, self.directory / name)
 
     def prefix_norms(self, dim: int) -> NDArray[np.float32] | None:
         """Length of each row's prefix of `dim` coordinates: float32 (rows,).
@@ -129,7 +164,7 @@ class Segment:
         """Prefix lengths of foreign vectors: float32 (rows, dims)."""
         path = self.directory / NORMS_FILE
         count = len(self.spec.dims)
-        return read_matrix(self._maps[NORMS_FILE], self.rows, count, np.float32, path)
+        return read_matrix(self._data(NORMS_FILE), self.rows, count, np.float32, path)
 
     @cached_property
     def live(self) -> NDArray[np.bool_] | None:
@@ -137,9 +172,8 @@ class Segment:
         tombstones = self.entry.tombstones
         if tombstones is None:
             return None
-        path, buffer = self.directory / tombstones.file, self._maps[tombstones.file]
-        if hashlib.sha256(buffer).hexdigest() != tombstones.entry.sha256:
-            raise damaged(path, "does not match its checksum in the manifest")
+        path = self.directory / tombstones.file
+        buffer = self._buffer(tombstones.file, tombstones.entry)
         reader = open_batches(buffer, TOMBSTONES_SCHEMA, 1, path)
         dead = numbers(read_batch(reader, 0, tombstones.rows, path).column(0))
         if dead[0] < 0 or dead[-1] >= self.rows or (np.diff(dead) <= 0).any():
@@ -150,11 +184,9 @@ class Segment:
 
     @cached_property
     def documents(self) -> pa.RecordBatch:
-        """The documents table, its checksum checked: a writer's decisions hang on it."""
-        path, buffer = self.directory / DOCUMENTS_FILE, self._maps[DOCUMENTS_FILE]
-        if hashlib.sha256(buffer).hexdigest() != self.entry.files[DOCUMENTS_FILE].sha256:
-            raise damaged(path, "does not match its checksum in the manifest")
-        reader = open_batches(buffer, DOCUMENTS_SCHEMA, 1, path)
+        """The documents table."""
+        path = self.directory / DOCUMENTS_FILE
+        reader = open_batches(self._data(DOCUMENTS_FILE), DOCUMENTS_SCHEMA, 1, path)
         batch = read_batch(reader, 0, self.entry.documents, path)
         rows = numbers(batch.column("rows")).astype(np.int64)
         starts = np.concatenate(([0], np.cumsum(rows)))
@@ -189,7 +221,7 @@ class Segment:
     def _chunks(self) -> ipc.RecordBatchFileReader:
         batches = -(-self.rows // CHUNK_BATCH_ROWS)
         path = self.directory / CHUNKS_FILE
-        return open_batches(self._maps[CHUNKS_FILE], CHUNKS_SCHEMA, batches, path)
+        return open_batches(self._data(CHUNKS_FILE), CHUNKS_SCHEMA, batches, path)
 
     def chunk_batch(self, index: int) -> pa.RecordBatch:
         """Record batch `index` of chunks.arrow: rows from index * CHUNK_BATCH_ROWS on.

@@ -184,6 +184,19 @@ def replace_file(io: StorageIO, path: Path, data: bytes | memoryview) -> FileEnt
     return entry
 
 
+def make_directory(io: StorageIO, path: Path) -> None:
+    """Make a directory that may be there, and those above it, to survive a power cut."""
+    if path.is_dir():
+        return
+    make_directory(io, path.parent)
+    try:
+        io.mkdir(path)
+    except FileExistsError:
+        if not path.is_dir():  # another process may have made it meanwhile
+            raise
+    io.fsync_directory(path.parent)
+
+
 def remove_directory(io: StorageIO, path: Path) -> None:
     """Remove a directory of plain files, or the link that stands in its place."""
     if path.is_symlink() or not path.is_dir():
@@ -243,7 +256,8 @@ def writer_lock(root: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the index's writer lock, which the operating system drops with the process.
 
     Raises:
-        StoreLockedError: another process holds it, and wait is False.
+        StoreLockedError: another process holds it, and wait is False; or this thread does.
+        StoreError: the disk refuses, or knows no locks.
     """
     import filelock
 
@@ -256,6 +270,11 @@ def writer_lock(root: Path, *, wait: bool = False) -> Iterator[None]:
                 f"another process is writing to {root}; try again when it has finished, or wait "
                 "for it with wait=True (--wait)"
             ) from None
+        except RuntimeError as error:  # waiting for oneself would take for ever
+            raise StoreLockedError(f"{root} cannot be locked: {error}") from None
+        if isinstance(lock, filelock.SoftFileLock):  # a mere file, which outlives a killed process
+            lock.release()
+            raise StoreError(f"the file system of {root} has no locks; put the index on another")
     try:
         yield
     finally:

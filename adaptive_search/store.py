@@ -29,7 +29,13 @@ from adaptive_search.manifest import (
     write_manifest,
 )
 from adaptive_search.segment import SEGMENTS, Segment
-from adaptive_search.storage_io import LOCK_FILE, StorageIO, disk_errors, writer_lock
+from adaptive_search.storage_io import (
+    LOCK_FILE,
+    StorageIO,
+    disk_errors,
+    make_directory,
+    writer_lock,
+)
 
 if TYPE_CHECKING:
     from adaptive_search.store_writer import StoreWriter
@@ -63,7 +69,8 @@ class Store:
         self._io = io
         self._bands = present_bands(root, manifest)
         self.segments = tuple(
-            Segment(root, entry, self.spec, self._bands) for entry in manifest.segments
+            Segment(root, entry, self.spec, self._bands, manifest.committed_ns)
+            for entry in manifest.segments
         )
 
     @classmethod
@@ -75,12 +82,10 @@ class Store:
         """
         root, io = Path(path), io or StorageIO()
         with disk_errors("create", root):
-            root.mkdir(parents=True, exist_ok=True)
-            io.fsync_directory(root.absolute().parent)
+            make_directory(io, root.absolute())
             with writer_lock(root):
                 _check_vacant(root)
-                if not (root / SEGMENTS).is_dir():
-                    io.mkdir(root / SEGMENTS)
+                make_directory(io, root / SEGMENTS)
                 write_manifest(io, root, Manifest(spec))
         return cls.open(root, io=io)
 
@@ -150,6 +155,7 @@ class Store:
                 )
             publisher = Publisher(self.path, latest.manifest, latest.segments, self._io)
             with disk_errors("clean up", self.path):
+                make_directory(self._io, self.path / SEGMENTS)  # copies may lack an empty one
                 publisher.sweep()
             writer = StoreWriter(publisher, latest.spec)
             try:
@@ -176,6 +182,7 @@ class Store:
                 if read_manifest(self.path).generation:
                     return
                 self._io.unlink(self.path / MANIFEST_FILE)
+                self._io.fsync_directory(self.path)  # no manifest without its segments
                 self._io.rmdir(self.path / SEGMENTS)
             self._io.unlink(self.path / LOCK_FILE)
             if not any(self.path.iterdir()):

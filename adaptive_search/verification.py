@@ -128,7 +128,8 @@ class _Check:
         self.bytes += sum(file.bytes for file in files.values())
         if not all(sound):
             return
-        segment = Segment(self.root, entry, manifest.spec, self.bands)
+        committed_ns = None if self.deep else manifest.committed_ns
+        segment = Segment(self.root, entry, manifest.spec, self.bands, committed_ns)
         if self._try(lambda: _check_layout(segment)):
             if self.deep:
                 self._try(lambda: _check_chunks(segment))
@@ -247,7 +248,8 @@ def _orphans(root: Path, manifest: Manifest) -> Iterator[str]:
         if child.name not in (MANIFEST_FILE, SEGMENTS, LOCK_FILE):
             yield str(child)
     named = {entry.name: entry for entry in manifest.segments}
-    for directory in (root / SEGMENTS).iterdir():
+    segments = root / SEGMENTS
+    for directory in segments.iterdir() if segments.is_dir() else ():
         entry = named.get(directory.name)
         if entry is None:
             yield str(directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import zlib
@@ -12,9 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from adaptive_search.manifest import StoreSpec
-from adaptive_search.segment import Row
-from adaptive_search.storage_io import StorageIO
+from adaptive_search.manifest import StoreSpec, read_manifest, write_manifest
+from adaptive_search.segment import SEGMENTS, Row
+from adaptive_search.storage_io import StorageIO, hash_file
 from adaptive_search.store import Store
 from adaptive_search.store_writer import StoreWriter
 
@@ -147,6 +148,22 @@ class Kit:
     def open(path: Path, io: StorageIO | None = None) -> Store:
         """The latest generation."""
         return Store.open(path, io=io or QuickIO())
+
+    @staticmethod
+    def reseal(root: Path) -> None:
+        """Record the files as they are in the manifest, as a broken or hostile writer would."""
+        manifest = read_manifest(root)
+        segments = [
+            dataclasses.replace(
+                entry,
+                files={
+                    name: hash_file(root / SEGMENTS / entry.name / name) for name in entry.files
+                },
+            )
+            for entry in manifest.segments
+        ]
+        manifest = dataclasses.replace(manifest, segments=tuple(segments))
+        write_manifest(StorageIO(), root, manifest)
 
     @staticmethod
     def contents(store: Store) -> dict[str, tuple[Row, bytes]]:

@@ -89,12 +89,18 @@ def test_damage(tmp_path: Path, kit: Any, originals: tuple[Path, Path], name: st
         except StoreError as error:
             assert str(path) in str(error), kind
             assert isinstance(error, StoreFormatError) or name == "MANIFEST.json"
+        assert read in (None, right) or is_without_band(name, kind), kind
         if name == "shortlist.faiss":
             assert read == right and read_cache(store.segments[0], key="k") is None, kind
             assert store.write_cache(store.segments[0], b"rebuilt", key="k") or target.is_dir()
         else:
             assert_noticed(kit, path, name, kind, read == right)
         shutil.rmtree(path)
+
+
+def is_without_band(name: str, kind: str) -> bool:
+    """Whether the damage makes an index like one that was shipped without its upper bands."""
+    return (name, kind) == ("band_0016.arrow", "deleted")
 
 
 def assert_noticed(kit: Any, path: Path, name: str, kind: str, is_right: bool) -> None:
@@ -105,7 +111,7 @@ def assert_noticed(kit: Any, path: Path, name: str, kind: str, is_right: bool) -
         return
     if name == "MANIFEST.json":
         assert is_right, kind  # the bit was in white space or in the name of the writer
-    elif (name, kind) == ("band_0016.arrow", "deleted"):
+    elif is_without_band(name, kind):
         assert store.dims == (4, 8)  # as if shipped without it
     elif not (name.startswith("deleted") and kind == "swapped"):  # those have the same bytes
         assert not store.verify().ok, kind
@@ -132,12 +138,13 @@ def test_a_writer_that_finds_damage_changes_nothing(tmp_path: Path, kit: Any) ->
 
 
 def test_hostile_arrow_is_refused_before_it_is_used(tmp_path: Path, kit: Any) -> None:
-    """String offsets that point outside their buffer, in a file with the right size."""
+    """String offsets that point outside their buffer, in a file with the right checksum."""
     store = build(kit, tmp_path / "i", 1)
     path = store.segments[0].directory / "chunks.arrow"
     data = bytearray(path.read_bytes())
     at = data.index(np.array([0, 3, 6, 9], np.int32).tobytes())  # "a#0", "a#1", "a#2"
     data[at + 4 : at + 8] = np.array([1 << 30], np.int32).tobytes()
     path.write_bytes(data)
+    kit.reseal(store.path)
     with pytest.raises(StoreFormatError, match=r"chunks\.arrow has a damaged record batch"):
         kit.contents(kit.open(store.path))

@@ -13,8 +13,8 @@ import pytest
 
 from adaptive_search.arrow_files import write_matrix
 from adaptive_search.errors import StoreError, StoreVersionError
-from adaptive_search.manifest import MANIFEST_FILE, read_manifest, write_manifest
-from adaptive_search.storage_io import StorageIO, hash_file
+from adaptive_search.manifest import MANIFEST_FILE, write_manifest
+from adaptive_search.storage_io import StorageIO
 from adaptive_search.verification import verify_index
 
 
@@ -29,16 +29,6 @@ def build(kit: Any, path: Path, *, foreign: bool = False) -> Any:
         writer.delete_documents(["b"])
         writer.write_cache(writer.segments[0], b"payload", key="k")
     return kit.open(path)
-
-
-def reseal(root: Path, segment: int, name: str) -> None:
-    """Record a changed file in the manifest, as a broken writer would."""
-    manifest = read_manifest(root)
-    entry = manifest.segments[segment]
-    files = dict(entry.files) | {name: hash_file(root / "segments" / entry.name / name)}
-    segments = list(manifest.segments)
-    segments[segment] = dataclasses.replace(entry, files=files)
-    write_manifest(StorageIO(), root, dataclasses.replace(manifest, segments=tuple(segments)))
 
 
 @pytest.mark.parametrize("foreign", [False, True])
@@ -99,21 +89,22 @@ def test_orphans_are_listed_and_only_our_own_removed(tmp_path: Path, kit: Any) -
     assert report.ok and report.orphans == (str(foreign),)
 
 
-def spoil_band(change: Callable[[Any], Any]) -> Callable[[Path], str]:
-    def spoil(directory: Path) -> str:
+def spoil_band(change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    def spoil(directory: Path) -> None:
         path = directory / "band_0008.arrow"
         with ipc.open_file(path) as file:
             column = file.read_all().column("vector").combine_chunks()
         matrix = column.values.to_numpy().reshape(-1, 4).copy()
         path.unlink()
         write_matrix(StorageIO(), path, change(matrix))
-        return path.name
 
     return spoil
 
 
-def spoil_table(name: str, column: str, change: Callable[[list[Any]], Any]) -> Callable[..., str]:
-    def spoil(directory: Path) -> str:
+def spoil_table(
+    name: str, column: str, change: Callable[[list[Any]], Any]
+) -> Callable[[Path], None]:
+    def spoil(directory: Path) -> None:
         path = directory / name
         with ipc.open_file(path) as file:
             table = file.read_all()
@@ -125,7 +116,6 @@ def spoil_table(name: str, column: str, change: Callable[[list[Any]], Any]) -> C
         batch_rows = 256 if name == "chunks.arrow" else None
         with ipc.new_file(path, table.schema) as writer:
             writer.write_table(table.combine_chunks(), batch_rows)
-        return name
 
     return spoil
 
@@ -157,11 +147,11 @@ SPOILS = {
 
 @pytest.mark.parametrize(("spoil", "message"), SPOILS.values(), ids=SPOILS.keys())
 def test_each_rule_is_checked_even_with_right_checksums(
-    tmp_path: Path, kit: Any, spoil: Callable[[Path], str], message: str
+    tmp_path: Path, kit: Any, spoil: Callable[[Path], None], message: str
 ) -> None:
     store = build(kit, tmp_path / "i")
-    name = spoil(store.segments[0].directory)
-    reseal(store.path, 0, name)
+    spoil(store.segments[0].directory)
+    kit.reseal(store.path)
     (problem,) = store.verify().problems
     assert message in problem and store.segments[0].name in problem
 
@@ -172,7 +162,7 @@ def test_wrong_prefix_lengths_are_noticed(tmp_path: Path, kit: Any) -> None:
     norms = store.segments[0].norms * np.float32(1.001)
     path.unlink()
     write_matrix(StorageIO(), path, norms)
-    reseal(store.path, 0, path.name)
+    kit.reseal(store.path)
     (problem,) = store.verify().problems
     assert "norms.arrow does not hold the bands' lengths" in problem
 
