@@ -16,7 +16,7 @@ from adaptive_search.id_set import IdSet
 from adaptive_search.ignore import IgnoreRules, compile_patterns
 from adaptive_search.manifest import FORMAT, MANIFEST_FILE
 from adaptive_search.readers.formats import read_file
-from adaptive_search.readers.source import Source, UnreadableFile
+from adaptive_search.readers.source import Source, failure_reason
 
 MAX_FILE_BYTES = 64 << 20
 _VERSION_CONTROL = {".git", ".hg", ".svn", ".bzr", ".jj", "_darcs", "CVS"}
@@ -109,56 +109,60 @@ class _Walk:
 
     def entries(self) -> Iterator[str | Skipped]:
         """The absolute path of each regular file, or why an entry is none."""
+        top = str(self.root)
         if not self.root.is_dir():
-            yield str(self.root)
+            yield top
             return
-        rules = IgnoreRules.above(self.root).entering(str(self.root))
-        pending = self._children(str(self.root), rules)
+        # Names alone are held: of a folder with ten million files, some 80 bytes for each.
+        pending = [(top, IgnoreRules.above(self.root).entering(top), _names(top))]
         while pending:
-            entry, rules = pending.pop()
-            if isinstance(entry, Skipped):
-                yield entry
-            elif not self._is_wanted(entry, rules):
+            folder, rules, names = pending[-1]
+            if not names:
+                pending.pop()
                 continue
-            elif entry.is_dir(follow_symlinks=False):
-                pending += self._children(entry.path, rules.entering(entry.path))
-            elif entry.is_file(follow_symlinks=False):
-                yield entry.path
+            path = os.path.join(folder, os.fsdecode(names.pop()))
+            if self._is_hidden(path):
+                continue
+            try:
+                mode = os.lstat(path).st_mode
+                is_dir = stat.S_ISDIR(mode)
+                if not self._is_wanted(path, rules, is_dir=is_dir):
+                    continue
+                if is_dir:
+                    pending.append((path, rules.entering(path), _names(path)))
+                    continue
+            except OSError as error:
+                yield Skipped(self.shown(path), failure_reason(error))
+                continue
+            if stat.S_ISREG(mode):
+                yield path
             else:
-                yield Skipped(self.shown(entry.path), self._why_not_a_file(entry))
+                yield Skipped(self.shown(path), self._why_not_a_file(path, mode))
 
     def shown(self, path: str) -> str:
         """A path as users see it, relative to the root."""
-        relative = os.path.relpath(path, self.root) if self.root.is_dir() else self.root.name
-        return printable_path(relative.replace(os.sep, "/"))
+        return printable_path((self._relative(path) or self.root.name).replace(os.sep, "/"))
 
-    def _children(
-        self, folder: str, rules: IgnoreRules
-    ) -> list[tuple[os.DirEntry[str] | Skipped, IgnoreRules]]:
-        """Entries of a folder, last first, to be popped from a stack."""
-        try:
-            with os.scandir(folder) as entries:
-                found = sorted(entries, key=lambda e: os.fsencode(e.name), reverse=True)
-        except OSError as error:
-            return [(Skipped(self.shown(folder), f"folder cannot be listed: {_why(error)}"), rules)]
-        return [(entry, rules) for entry in found]
+    def _relative(self, path: str) -> str:
+        return path[len(str(self.root)) :].lstrip(os.sep)
 
-    def _is_wanted(self, entry: os.DirEntry[str], rules: IgnoreRules) -> bool:
-        if entry.name in _VERSION_CONTROL or (entry.name.startswith(".") and not self.hidden):
-            return False
-        is_dir = entry.is_dir(follow_symlinks=False)
-        relative = os.path.relpath(entry.path, self.root) + ("/" if is_dir else "")
-        if self.exclude.match_file(relative) or rules.ignores(entry.path, is_dir=is_dir):
+    def _is_hidden(self, path: str) -> bool:
+        name = os.path.basename(path)
+        return name in _VERSION_CONTROL or (name.startswith(".") and not self.hidden)
+
+    def _is_wanted(self, path: str, rules: IgnoreRules, *, is_dir: bool) -> bool:
+        relative = self._relative(path) + ("/" if is_dir else "")
+        if self.exclude.match_file(relative) or rules.ignores(path, is_dir=is_dir):
             return False
         if is_dir:
-            return not is_index(Path(entry.path))
+            return not is_index(Path(path))
         return self.include is None or self.include.match_file(relative)
 
-    def _why_not_a_file(self, entry: os.DirEntry[str]) -> str:
-        if not entry.is_symlink():
+    def _why_not_a_file(self, path: str, mode: int) -> str:
+        if not stat.S_ISLNK(mode):
             return "neither a file nor a folder (a pipe, socket or device)"
         try:
-            target = Path(entry.path).resolve(strict=True)
+            target = Path(path).resolve(strict=True)
         except (OSError, RuntimeError):
             return "symbolic link that leads nowhere or in a circle; remove it"
         if target.is_relative_to(self.root):
@@ -174,15 +178,10 @@ def _read_files(walk: _Walk, max_bytes: int) -> Iterator[Document | Skipped]:
         source = Source(entry, walk.shown(entry), max_bytes)
         try:
             yield from read_file(source)
-        except UnreadableFile as error:
-            yield Skipped(source.path, str(error))
-        except OSError as error:
-            yield Skipped(source.path, f"cannot be read: {_why(error)}")
         except Exception as error:
-            # Parsers of other projects meet hostile bytes here: whatever they raise,
-            # one file must not end a run over a million others.
-            detail = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            yield Skipped(source.path, f"its reader failed ({detail}); check the file")
+            # Readers meet hostile bytes: whatever they raise, one file must not end a run over
+            # a million others.
+            yield Skipped(source.path, failure_reason(error))
 
 
 def _unique(items: Iterator[Document | Skipped]) -> Iterator[Document | Skipped]:
@@ -202,7 +201,6 @@ def _unique(items: Iterator[Document | Skipped]) -> Iterator[Document | Skipped]
             yield Skipped(where, f"duplicate id {shown!r}; the first one is kept")
 
 
-def _why(error: OSError) -> str:
-    if isinstance(error, PermissionError):
-        return "permission denied; change its permissions"
-    return f"{error.strerror or error}; check the file"
+def _names(folder: str) -> list[bytes]:
+    """Names in a folder, in descending byte order, to be popped."""
+    return sorted(os.listdir(os.fsencode(folder)), reverse=True)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 
 from adaptive_search.documents import Document, Skipped
-from adaptive_search.readers.columnar import read_arrow, read_parquet
 from adaptive_search.readers.delimited import read_delimited
-from adaptive_search.readers.docx import read_docx
 from adaptive_search.readers.encoding import SAMPLE_BYTES, is_binary
 from adaptive_search.readers.html import read_html
+from adaptive_search.readers.isolation import read_isolated
 from adaptive_search.readers.json_records import read_json, read_json_lines
-from adaptive_search.readers.pdf import read_pdf
 from adaptive_search.readers.source import Source, UnreadableFile
 from adaptive_search.readers.text import read_text
 
@@ -23,19 +20,22 @@ Reader = Callable[[Source], Iterator[Document | Skipped]]
 
 _plain = partial(read_text, kind="text")
 _code = partial(read_text, kind="code")
+_pdf, _docx, _parquet, _arrow = (
+    partial(read_isolated, reader=name) for name in ("pdf", "docx", "parquet", "arrow")
+)
 _EXTENSIONS: tuple[tuple[str, Reader], ...] = (
     ("txt text log tex org adoc asciidoc srt vtt", _plain),
     ("md markdown mdown mkd mdx rmd qmd", partial(read_text, kind="markdown")),
     ("rst rest", partial(read_text, kind="rst")),
     ("html htm xhtml", read_html),
-    ("pdf", read_pdf),
-    ("docx", read_docx),
+    ("pdf", _pdf),
+    ("docx", _docx),
     ("csv", partial(read_delimited, delimiter=None)),
     ("tsv tab", partial(read_delimited, delimiter="\t")),
     ("json", read_json),
     ("jsonl ndjson", read_json_lines),
-    ("parquet pq", read_parquet),
-    ("arrow arrows feather ipc", read_arrow),
+    ("parquet pq", _parquet),
+    ("arrow arrows feather ipc", _arrow),
     (
         "py pyi pyx pxd c h cc cpp cxx hh hpp hxx cu cuh m mm cs java kt kts scala groovy "
         "gradle go rs swift js mjs cjs jsx ts tsx vue svelte css scss sass less rb php pl pm "
@@ -69,23 +69,16 @@ def _sniff(source: Source) -> Reader:
     with source.open() as file:
         head = file.read(SAMPLE_BYTES)
     if head.startswith(b"%PDF-"):
-        return read_pdf
+        return _pdf
     if head.startswith(b"PAR1"):
-        return read_parquet
+        return _parquet
     if head.startswith(b"ARROW1"):
-        return read_arrow
-    if head.startswith(b"PK\x03\x04") and _is_docx(source.file):
-        return read_docx
+        return _arrow
+    # Not by zipfile: the table of contents of a large archive takes hundreds of megabytes.
+    if head.startswith(b"PK\x03\x04") and b"word/document.xml" in head:
+        return _docx
     if is_binary(head):
         raise UnreadableFile("binary file of a type that is not read; convert it to text")
     if _HTML.match(head):
         return read_html
     return _code if head.startswith(b"#!") else _plain
-
-
-def _is_docx(file: str) -> bool:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return "word/document.xml" in archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError):
-        return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import math
 from collections.abc import Mapping
 
 from adaptive_search.documents import Document, Scalar, Skipped
@@ -15,6 +16,9 @@ _TEXT_FIELDS = ("text", "content", "body", "contents")
 _MAX_ID_CHARS = 1024
 # A string that became part of the text can still be filtered on when it is a label.
 _MAX_LABEL_CHARS = 128
+# Metadata are stored with every chunk: what a hostile record repeats must be small.
+_MAX_VALUE_CHARS = 1024
+_MAX_METADATA_CHARS = 1 << 14
 
 
 def record_document(
@@ -25,7 +29,8 @@ def record_document(
     The id is `_id` or `id`, else path:number; the title is `title`; the text is the
     first of `text`, `content`, `body`, `contents` that is not empty, else all other
     string fields as `name: value` lines, else the title. Other scalar fields, and
-    those of an object called `metadata`, become metadata. Names match in any case.
+    those of an object called `metadata`, become metadata, unless they are longer than
+    1,024 characters or no finite number. Names match in any case.
 
     Args:
         source: the file.
@@ -52,6 +57,10 @@ def record_document(
         return source.skipped(number, "no text: no field of this record holds a string")
     if len(record_id) > _MAX_ID_CHARS:
         return source.skipped(number, f"its id is longer than {_MAX_ID_CHARS} characters")
+    if sum(len(name) + len(str(value)) for name, value in metadata.items()) > _MAX_METADATA_CHARS:
+        return source.skipped(
+            number, f"its fields beside the text have over {_MAX_METADATA_CHARS:,} characters"
+        )
     if len(text) > source.max_bytes:
         return source.skipped(number, source.too_large("record"))
     if not _is_unicode(record_id, title, text, metadata):
@@ -103,7 +112,9 @@ def _metadata(fields: Mapping[str, object]) -> dict[str, Scalar]:
 
 
 def _scalar(value: object) -> Scalar | None:
-    if isinstance(value, float) and value != value:  # NaN says "no value"
+    if isinstance(value, float) and not math.isfinite(value):  # NaN says "no value"
+        return None
+    if isinstance(value, str) and len(value) > _MAX_VALUE_CHARS:
         return None
     if isinstance(value, str | bool | int | float):
         return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -28,8 +29,12 @@ class Source:
     max_bytes: int
 
     def open(self) -> BinaryIO:
-        """The file, for reading bytes."""
-        return open(self.file, "rb")
+        """The file, for reading bytes.
+
+        Raises:
+            UnreadableFile: it has become something else than a plain file.
+        """
+        return open(self.file, "rb", opener=_open_plain)
 
     def read(self) -> bytes:
         """All bytes of a file that fits into memory.
@@ -57,6 +62,31 @@ class Source:
     def skipped(self, number: int, reason: str) -> Skipped:
         """One record that was not read, by its line or row."""
         return Skipped(f"{self.path}:{number}", reason)
+
+
+def failure_reason(error: Exception) -> str:
+    """The reason to give for a file whose reader raised this."""
+    if isinstance(error, UnreadableFile):
+        return str(error)
+    if isinstance(error, PermissionError):
+        return "cannot be read: permission denied; change its permissions"
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror or error}; check the file"
+    if isinstance(error, MemoryError):
+        return "its reader ran out of memory; split the file or convert it to text"
+    detail = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return f"its reader failed ({detail}); check the file"
+
+
+def _open_plain(path: str, flags: int) -> int:
+    """Open a file that was plain when its folder was listed."""
+    # A pipe in its place must not block, nor a link lead elsewhere.
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UnreadableFile("was replaced while the corpus was read; run again")
+    return descriptor
 
 
 def format_bytes(size: int) -> str:

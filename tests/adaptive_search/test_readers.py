@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from adaptive_search.corpus import read_corpus
 from adaptive_search.documents import Document, Skipped
-from adaptive_search.readers import pdf
 from adaptive_search.readers.html import visible_text
 
 
@@ -174,6 +173,16 @@ class TestRecords:
 
     def test_lists_of_strings_are_text(self, tmp_path: Path) -> None:
         assert one(tmp_path, "a.jsonl", '{"text": ["a", "b"]}').text == "a\nb"
+
+
+    def test_what_no_index_can_hold_is_left_out(self, tmp_path: Path) -> None:
+        line = '{"text": "a", "x": 1e999, "y": -1e999, "z": NaN, "long": "%s", "n": 1}'
+        assert one(tmp_path, "a.jsonl", line % ("x" * 2000)).metadata == {"n": 1}
+
+    def test_metadata_are_small_because_every_chunk_repeats_them(self, tmp_path: Path) -> None:
+        line = json.dumps({"text": "a"} | {f"name {n}": "x" * 1000 for n in range(20)})
+        (item,) = read(tmp_path, "a.jsonl", line)
+        assert isinstance(item, Skipped) and "16,384 characters" in item.reason
 
 
 class TestDelimited:
@@ -437,15 +446,3 @@ class TestPdf:
     )
     def test_what_is_wrong_is_said(self, tmp_path: Path, data: bytes, expected: str) -> None:
         assert expected in reason(tmp_path, "a.pdf", data)
-
-    def test_a_hanging_pdf_is_given_up(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(pdf, "PDF_SECONDS", 0.01)
-        assert "took longer than" in reason(tmp_path, "a.pdf", make_pdf("Page."))
-
-    def test_a_crash_of_its_reader_is_survived(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(pdf, "_CHILD", "import os; os.abort()")
-        assert "broken PDF" in reason(tmp_path, "a.pdf", make_pdf("Page."))
