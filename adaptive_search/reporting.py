@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from adaptive_search.encoder.granularity import Granularity
 from adaptive_search.errors import QueryError, StoreError
 from adaptive_search.evaluation import Query
 from adaptive_search.index import CORPUS, AdaptiveIndex
+from adaptive_search.prefix_recall import prefix_recall
 from adaptive_search.reports import QualityReport, StorageReport, quality_report, storage_report
 
 if TYPE_CHECKING:
@@ -52,7 +54,8 @@ class Reports:
         """Recall, nDCG and latency for each dimension, funnel and granularity.
 
         Args:
-            queries: what to search for; chunks of the index by default.
+            queries: what to search for; chunks of the index by default, of which an index
+                without an encoder takes the vectors.
             qrels: for each query id the grade of each relevant document id.
             all_granularities: also measure documents at the other granularities, which
                 encodes the corpus anew for each, in a temporary directory.
@@ -61,6 +64,8 @@ class Reports:
             QueryError: the index is empty, or no query has a relevant document.
             StoreError: all_granularities is asked of an index that mirrors no corpus.
         """
+        if self._index.store.spec.is_foreign:
+            return self._quality_of_vectors(queries)
         with ExitStack() as stack:
             others = []
             if all_granularities:
@@ -71,6 +76,13 @@ class Reports:
                 qrels,
                 others=[IndexSearcher(other) for other in others],
             )
+
+    def _quality_of_vectors(self, queries: Sequence[Query] | None) -> QualityReport:
+        if queries is not None:
+            _ = self._index.encoder  # says that there is none
+        kept = prefix_recall(self._index.store)
+        measured = quality_report(VectorSearcher(self._index))
+        return replace(measured, note=kept.to_text() if kept else "")
 
     def _other_granularities(self) -> Iterator[AbstractContextManager[AdaptiveIndex]]:
         corpus = self._index.store.attributes.get(CORPUS)
@@ -154,16 +166,19 @@ class IndexSearcher:
 
     def sample_queries(self, count: int, seed: int) -> Sequence[Query]:
         """The first words of random live chunks, each under the id of its document."""
+        return [
+            Query(row.document_id, " ".join(row.text.split()[:QUERY_WORDS]))
+            for row in self._index.rows(self._sample_rows(count, seed))
+        ]
+
+    def _sample_rows(self, count: int, seed: int) -> NDArray[np.int64]:
         segments = self._index.store.segments
         live = [np.ones(s.rows, bool) if s.live is None else s.live for s in segments]
         rows = np.flatnonzero(np.concatenate(live))
         if not len(rows):
             raise QueryError(f"{self._index.path} holds no chunks to measure; index a corpus first")
         drawn = np.random.default_rng(seed).choice(rows, min(count, len(rows)), replace=False)
-        return [
-            Query(row.document_id, " ".join(row.text.split()[:QUERY_WORDS]))
-            for row in self._index.rows(np.sort(drawn))
-        ]
+        return np.sort(drawn)
 
     def _document_ids(self) -> tuple[list[str], NDArray[np.int32]]:
         """Ids of all documents, and for each row the place of its document among them."""
@@ -175,3 +190,32 @@ class IndexSearcher:
             numbers.append(np.repeat(places, counts))
             names += segment.document_ids()
         return names, np.concatenate(numbers)
+
+
+class VectorSearcher(IndexSearcher):
+    """An index without an encoder, searched with vectors of its own: the text of a query is a row.
+
+    Both are at hand for vectors of any model, and what the nearest of them are is what an
+    evaluation without judgements measures.
+    """
+
+    @property
+    def granularities(self) -> Sequence[Granularity]:
+        """None: there is no encoder."""
+        return ()
+
+    def sample_queries(self, count: int, seed: int) -> Sequence[Query]:
+        """Random live rows, each under the id of its document."""
+        rows = self._sample_rows(count, seed)
+        return [Query(d, str(row)) for d, row in zip(self.document_of(rows), rows, strict=True)]
+
+    def encode_queries(self, texts: Sequence[str], granularity: Granularity) -> NDArray[np.float32]:
+        """The vectors of rows, float32 (n, dims[-1])."""
+        found = np.zeros((len(texts), self.dims[-1]), np.float32)
+        segments = self._index.store.segments
+        starts = np.cumsum([0, *(segment.rows for segment in segments)])
+        for vector, row in zip(found, map(int, texts), strict=True):
+            at = int(np.searchsorted(starts, row, side="right")) - 1
+            bands = range(len(self.dims))
+            np.concatenate([segments[at].band(b)[row - starts[at]] for b in bands], out=vector)
+        return found

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 K = 10  # length of the rankings that quality is measured on
 RECALL, NDCG, KEPT = f"recall@{K}", f"ndcg@{K}", f"kept@{K}"
 BYTES_PER_NUMBER = 2  # float16
+SCALE_BYTES = 4  # of a vector as int8
 SHORTLISTS = (100, 400, 1000)
 SAMPLED_QUERIES = 200
 TIMED_QUERIES = 100
@@ -47,6 +48,7 @@ _QUALITY, _MS = "{:.4f}".format, "{:.3f}".format
 CELLS: tables.Cells = {
     "bytes": tables.format_bytes,
     "bytes_per_vector": "{:,.0f}".format,
+    **dict.fromkeys(("fp32", "fp16", "int8"), tables.format_bytes),
     "share_of_full": "{:.1%}".format,
     RECALL: _QUALITY,
     NDCG: _QUALITY,
@@ -63,9 +65,10 @@ class StorageReport:
     Attributes:
         chunks: vectors that can be found.
         disk_bytes: size of all files.
-        resident_bytes: memory that an open index holds besides mapped files.
+        resident_bytes: memory that an open index holds besides mapped files: the shortlist.
         rows: one row for each dimension: dim, bytes (of the bands that it needs), bytes_per_vector,
-            share_of_full (of the bytes at the highest dimension).
+            share_of_full (of the bytes at the highest dimension), and what all vectors would take
+            at this dimension alone as fp32, as fp16, and as int8 with a scale each.
     """
 
     chunks: int
@@ -79,9 +82,7 @@ class StorageReport:
             "chunks": self.chunks,
             "disk_bytes": self.disk_bytes,
             "resident_bytes": self.resident_bytes,
-            "rows": tables.to_records(
-                self.rows, ["dim", "bytes", "bytes_per_vector", "share_of_full"]
-            ),
+            "rows": tables.to_records(self.rows, list(self.rows.columns)),
         }
 
     def to_json(self) -> str:
@@ -103,7 +104,7 @@ class StorageReport:
     def summary(self) -> str:
         """One line with the figures of the whole index."""
         disk, resident = map(tables.format_bytes, (self.disk_bytes, self.resident_bytes))
-        return f"{self.chunks:,} chunks, {disk} on disk, {resident} in memory"
+        return f"{self.chunks:,} chunks, {disk} on disk, {resident} in memory for the shortlist"
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +123,7 @@ class QualityReport:
         funnels: shortlist_dim, rerank_dim, shortlist, recall@10, ndcg@10, p50_ms, p99_ms, kept@10
             (share of the ten best of the exact search at the rerank dimension).
         granularities: document and query width, ndcg@10, recall@10.
+        note: what else there is to say, one sentence or nothing.
     """
 
     queries: int
@@ -129,6 +131,7 @@ class QualityReport:
     rows: pd.DataFrame
     funnels: pd.DataFrame
     granularities: pd.DataFrame
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values."""
@@ -174,8 +177,9 @@ class QualityReport:
         """One line on what the figures were measured on."""
         if self.judged:
             return f"{self.queries:,} judged queries; recall and nDCG of documents"
-        dim = self.rows["dim"].iloc[-1]
-        return f"{self.queries:,} queries; recall of the {K} best chunks of exact {dim}-d search"
+        dim, note = self.rows["dim"].iloc[-1], f"; {self.note}" if self.note else ""
+        found = f"recall of the {K} best chunks of exact {dim}-d search"
+        return f"{self.queries:,} queries; {found}{note}"
 
     def _titled(self) -> list[tuple[str, pd.DataFrame]]:
         titles = ("Exact search by dimension", "Funnels", "Granularity of documents and queries")
@@ -200,12 +204,16 @@ def storage_report(
     import pandas as pd
 
     sizes = np.cumsum([usage[f"band_{dim:04d}"] for dim in dims])
+    numbers = chunks * np.array(dims)
     rows = pd.DataFrame(
         {
             "dim": list(dims),
             "bytes": sizes,
             "bytes_per_vector": sizes / max(chunks, 1),
             "share_of_full": sizes / max(int(sizes[-1]), 1),
+            "fp32": 4 * numbers,
+            "fp16": 2 * numbers,
+            "int8": numbers + SCALE_BYTES * chunks,
         }
     )
     return StorageReport(chunks, sum(usage.values()), resident_bytes, rows)
@@ -372,4 +380,4 @@ def _granularities(
                     RECALL: mean_recall(ranking, truth, K),
                 }
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["document", "query", NDCG, RECALL])

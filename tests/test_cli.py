@@ -451,6 +451,7 @@ def test_encode_reads_lines_from_stdin(run: Run) -> None:
 def test_report_storage_json_is_the_contract(index: Path, run: Run) -> None:
     found = run("report", "storage", "--format", "json").json
     row = {"dim": "int", "bytes": "int", "bytes_per_vector": "float", "share_of_full": "float"}
+    row |= dict.fromkeys(("fp32", "fp16", "int8"), "int")
     assert shape(found) == {
         "chunks": "int",
         "disk_bytes": "int",
