@@ -105,13 +105,14 @@ def _metadata(fields: Mapping[str, object]) -> dict[str, Scalar]:
     for name, value in fields.items():
         nested = value if isinstance(value, dict) and name.lower() == "metadata" else {name: value}
         for key, item in nested.items():
-            scalar = _scalar(item)
+            scalar = scalar_value(item)
             if scalar is not None:
                 metadata[str(key)] = scalar
     return metadata
 
 
-def _scalar(value: object) -> Scalar | None:
+def scalar_value(value: object) -> Scalar | None:
+    """A value as metadata hold it, or None where it is none: dates and decimals become texts."""
     if isinstance(value, float) and not math.isfinite(value):  # NaN says "no value"
         return None
     if isinstance(value, str) and len(value) > _MAX_VALUE_CHARS:
