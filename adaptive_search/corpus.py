@@ -114,7 +114,9 @@ class _Walk:
             yield top
             return
         # Names alone are held: of a folder with ten million files, some 80 bytes for each.
-        pending = [(top, IgnoreRules.above(self.root).entering(top), _names(top))]
+        rules = IgnoreRules.above(self.root).entering(top)
+        yield from self._refused(rules)
+        pending = [(top, rules, _names(top))]
         while pending:
             folder, rules, names = pending[-1]
             if not names:
@@ -129,7 +131,9 @@ class _Walk:
                 if not self._is_wanted(path, rules, is_dir=is_dir):
                     continue
                 if is_dir:
-                    pending.append((path, rules.entering(path), _names(path)))
+                    rules = rules.entering(path)
+                    pending.append((path, rules, _names(path)))
+                    yield from self._refused(rules)
                     continue
             except OSError as error:
                 yield Skipped(self.shown(path), failure_reason(error))
@@ -138,6 +142,10 @@ class _Walk:
                 yield path
             else:
                 yield Skipped(self.shown(path), self._why_not_a_file(path, mode))
+
+    def _refused(self, rules: IgnoreRules) -> Iterator[Skipped]:
+        for line in rules.refused:
+            yield Skipped(self.shown(line), "pattern with more than three stars; split it")
 
     def shown(self, path: str) -> str:
         """A path as users see it, relative to the root."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathspec import GitIgnoreSpec
 
 IGNORE_FILES = (".gitignore", ".adaptiveignore")  # the later one has the last word
 _MAX_IGNORE_BYTES = 1 << 20
+# Each star multiplies the time of a match by the length of the path.
+_MAX_STARS = 3
+_STARS = re.compile(r"\*+")
 
 
 def compile_patterns(lines: Iterable[str]) -> GitIgnoreSpec:
@@ -30,9 +34,12 @@ class IgnoreRules:
 
     Attributes:
         layers: (folder the patterns are relative to, patterns), in real paths.
+        refused: the lines of this folder's own ignore files, as "path:line", with more than
+            three stars: a hostile one would take years to match.
     """
 
     layers: tuple[tuple[str, GitIgnoreSpec], ...] = ()
+    refused: tuple[str, ...] = ()
 
     @classmethod
     def above(cls, root: Path) -> IgnoreRules:
@@ -48,11 +55,18 @@ class IgnoreRules:
     def entering(self, folder: str) -> IgnoreRules:
         """The rules inside a folder: these, and those of its own ignore files."""
         layers = self.layers
+        refused: list[str] = []
         for name in IGNORE_FILES:
-            lines = _read_lines(Path(folder, name))
-            if lines:
-                layers = (*layers, (folder, compile_patterns(lines)))
-        return IgnoreRules(layers)
+            path = Path(folder, name)
+            kept = []
+            for number, line in enumerate(_read_lines(path), 1):
+                if _is_slow(line):
+                    refused.append(f"{path}:{number}")
+                else:
+                    kept.append(line)
+            if kept:
+                layers = (*layers, (folder, compile_patterns(kept)))
+        return IgnoreRules(layers, tuple(refused))
 
     def ignores(self, path: str, *, is_dir: bool) -> bool:
         """Whether the innermost pattern that matches leaves this path out."""
@@ -62,6 +76,10 @@ class IgnoreRules:
             if include is not None:
                 return include
         return False
+
+
+def _is_slow(line: str) -> bool:
+    return not line.startswith("#") and len(_STARS.findall(line)) > _MAX_STARS
 
 
 def _read_lines(path: Path) -> list[str]:

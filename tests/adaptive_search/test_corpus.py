@@ -103,6 +103,17 @@ def test_the_rules_of_the_checkout_hold_for_a_folder_in_it(tmp_path: Path) -> No
     assert read(tmp_path / "out")[0] == ["c.txt"]
 
 
+def test_a_pattern_that_would_take_years_is_named_and_not_used(tmp_path: Path) -> None:
+    put(tmp_path, ".gitignore", "# * * * * *\n*.log\n" + "*a" * 30 + "b\n")
+    put(tmp_path, "sub/.adaptiveignore", "**/a/" * 30 + "b\n")
+    name = "a" * 200
+    put(tmp_path, name)
+    put(tmp_path, "a.log")
+    documents, skipped = read(tmp_path)
+    assert documents == [name]
+    assert set(skipped) == {".gitignore:3", "sub/.adaptiveignore:1"}
+
+
 def test_include_and_exclude_are_patterns(tmp_path: Path) -> None:
     for name in ("a.md", "a.txt", "docs/b.md", "old/c.md"):
         put(tmp_path, name)
