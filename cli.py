@@ -322,8 +322,35 @@ def verify(index_path: Path, quick: bool, output: str) -> None:
     _print_record(record, output)
     if not result.ok:
         raise click.ClickException(
-            f"{index_path} is damaged; restore it from a backup, or index the corpus again"
+            f"{index_path} is damaged; restore it from a backup, index the corpus again, or run: "
+            "adaptive-search repair"
         )
+
+
+@main.command()
+@index_option
+@click.option("--drop-damaged", is_flag=True, help="Go on without damaged segments.")
+@click.option("--wait", is_flag=True, help="Wait for another writer instead of failing.")
+@format_option("table", "json")
+def repair(index_path: Path, drop_damaged: bool, wait: bool, output: str) -> None:
+    """Check every byte of an index, rebuild its caches, and say what was lost.
+
+    Damaged segments are dropped only with --drop-damaged; `index` adds their documents again.
+    """
+    from adaptive_search.repair import repair_index
+
+    result = repair_index(index_path, drop_damaged=drop_damaged, wait=wait)
+    ids = [name for segment in result.lost for name in segment.document_ids or ()]
+    record = {
+        "generation": result.generation,
+        "caches_rebuilt": result.caches_rebuilt,
+        "segments_lost": [segment.name for segment in result.lost],
+        "chunks_lost": result.rows_lost,
+        "documents_lost": [*dict.fromkeys([*ids, *result.cut_document_ids])],
+        "unnamed": [segment.name for segment in result.lost if segment.document_ids is None],
+        "problems": list(result.problems),
+    }
+    _print_record(record, output)
 
 
 @main.command()

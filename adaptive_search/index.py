@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from adaptive_search.encoder.encoder import Encoder
     from adaptive_search.indexes.funnel import Funnel, SearchResult
     from adaptive_search.indexing import IndexSummary
+    from adaptive_search.repair import RepairReport
     from adaptive_search.reporting import Reports
     from adaptive_search.segment import Row
     from adaptive_search.vectors import Fields, Id, VectorBatch, Vectors
@@ -454,6 +455,13 @@ class AdaptiveIndex:
     def verify(self, *, deep: bool = True) -> VerifyReport:
         """Check every file; see `Store.verify`."""
         return self._store.verify(deep=deep)
+
+    @staticmethod
+    def repair(path: str | Path, *, drop_damaged: bool = False, wait: bool = False) -> RepairReport:
+        """Mend an index that may be too damaged to be opened; see `repair.repair_index`."""
+        from adaptive_search.repair import repair_index
+
+        return repair_index(Path(path), drop_damaged=drop_damaged, wait=wait)
 
     def export(self, dim: int, path: str | Path, *, half: bool = False) -> int:
         """Write chunks and their unit vectors at one dimension to .arrow or .parquet."""

@@ -67,7 +67,11 @@ class Row:
 
 
 class Segment:
-    """Rows of one generation; stays whole whatever a writer does afterwards."""
+    """Rows of one generation; stays whole whatever a writer does afterwards.
+
+    Attributes:
+        touched_ns: when one of its files was last touched in any way, in nanoseconds.
+    """
 
     def __init__(
         self,
@@ -101,16 +105,18 @@ class Segment:
         files = {name: entry.files[name] for name in names}
         if entry.tombstones:
             files[entry.tombstones.file] = entry.tombstones.entry
+        self.touched_ns = 0
         self._unhashed: set[str] = set()  # files that are hashed before they are used
         self._maps = {name: self._map(name, file) for name, file in files.items()}
         self._checked: set[int] = set()
 
     def _map(self, name: str, entry: FileEntry) -> pa.Buffer:
-        buffer, changed_ns = map_file(self.directory / name, entry)
+        buffer, touched_ns = map_file(self.directory / name, entry)
+        self.touched_ns = max(self.touched_ns, touched_ns)
         # The commit comes after the files that it names; what was touched since is suspect.
-        touched = self.committed_ns is not None and changed_ns >= self.committed_ns
+        suspect = self.committed_ns is not None and touched_ns >= self.committed_ns
         # A writer's decisions hang on the small ones.
-        if touched or name == DOCUMENTS_FILE or name not in self.spec.data_files:
+        if suspect or name == DOCUMENTS_FILE or name not in self.spec.data_files:
             self._unhashed.add(name)
         return buffer
 
@@ -172,29 +178,13 @@ class Segment:
         tombstones = self.entry.tombstones
         if tombstones is None:
             return None
-        path = self.directory / tombstones.file
         buffer = self._buffer(tombstones.file, tombstones.entry)
-        reader = open_batches(buffer, TOMBSTONES_SCHEMA, 1, path)
-        dead = numbers(read_batch(reader, 0, tombstones.rows, path).column(0))
-        if dead[0] < 0 or dead[-1] >= self.rows or (np.diff(dead) <= 0).any():
-            raise damaged(path, f"must list rising rows below {self.rows}")
-        live = np.ones(self.rows, np.bool_)
-        live[dead] = False
-        return live
+        return read_live(buffer, self.entry, self.directory)
 
     @cached_property
     def documents(self) -> pa.RecordBatch:
         """The documents table."""
-        path = self.directory / DOCUMENTS_FILE
-        reader = open_batches(self._data(DOCUMENTS_FILE), DOCUMENTS_SCHEMA, 1, path)
-        batch = read_batch(reader, 0, self.entry.documents, path)
-        rows = numbers(batch.column("rows")).astype(np.int64)
-        starts = np.concatenate(([0], np.cumsum(rows)))
-        if (rows < 1).any() or starts[-1] != self.rows:
-            raise damaged(path, f"must divide the {self.rows} rows among its documents")
-        if not np.array_equal(numbers(batch.column("first_row")), starts[:-1]):
-            raise damaged(path, "must list documents in the order of their rows")
-        return batch
+        return read_documents(self._data(DOCUMENTS_FILE), self.entry, self.directory)
 
     def document_ids(self) -> list[str]:
         """Ids of the documents, deleted ones included."""
@@ -266,3 +256,38 @@ class Segment:
         if not isinstance(value, dict):
             raise damaged(self.directory / CHUNKS_FILE, "has metadata that is no JSON object")
         return value
+
+
+def read_documents(buffer: pa.Buffer, entry: SegmentEntry, directory: Path) -> pa.RecordBatch:
+    """Read the mapped documents table of a segment.
+
+    Raises:
+        StoreFormatError: it does not divide the segment's rows among its documents.
+    """
+    path = directory / DOCUMENTS_FILE
+    reader = open_batches(buffer, DOCUMENTS_SCHEMA, 1, path)
+    batch = read_batch(reader, 0, entry.documents, path)
+    rows = numbers(batch.column("rows")).astype(np.int64)
+    starts = np.concatenate(([0], np.cumsum(rows)))
+    if (rows < 1).any() or starts[-1] != entry.rows:
+        raise damaged(path, f"must divide the {entry.rows} rows among its documents")
+    if not np.array_equal(numbers(batch.column("first_row")), starts[:-1]):
+        raise damaged(path, "must list documents in the order of their rows")
+    return batch
+
+
+def read_live(buffer: pa.Buffer, entry: SegmentEntry, directory: Path) -> NDArray[np.bool_]:
+    """Read the mapped tombstones of a segment: bool (rows,), False where a row is deleted.
+
+    Raises:
+        StoreFormatError: they are not rising rows of the segment.
+    """
+    assert entry.tombstones is not None
+    path = directory / entry.tombstones.file
+    reader = open_batches(buffer, TOMBSTONES_SCHEMA, 1, path)
+    dead = numbers(read_batch(reader, 0, entry.tombstones.rows, path).column(0))
+    if dead[0] < 0 or dead[-1] >= entry.rows or (np.diff(dead) <= 0).any():
+        raise damaged(path, f"must list rising rows below {entry.rows}")
+    live = np.ones(entry.rows, np.bool_)
+    live[dead] = False
+    return live

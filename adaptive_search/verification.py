@@ -74,33 +74,43 @@ def verify_index(root: Path, *, deep: bool = True) -> VerifyReport:
         try:
             manifest = read_manifest(root)
         except StoreFormatError as error:
-            return _report(root, None, _Check(root, deep, [str(error)]), begin)
-        check = _Check(root, deep, [])
+            return _report(root, None, IndexCheck(root, deep, [str(error)]), begin)
+        check = IndexCheck(root, deep)
         check.run(manifest)
         # Files may vanish under a check only if a writer has moved on: then check again.
         if not check.problems or read_manifest(root).generation == manifest.generation:
             return _report(root, manifest, check, begin)
 
 
-class _Check:
-    """One pass over the files of one generation."""
+class IndexCheck:
+    """One pass over the files of one generation.
 
-    def __init__(self, root: Path, deep: bool, problems: list[str]) -> None:
+    Attributes:
+        problems: what is wrong, a line each.
+        sound: segments without a problem.
+    """
+
+    def __init__(self, root: Path, deep: bool, problems: Sequence[str] = ()) -> None:
+        """Begin with problems that are known."""
         self.root = root
         self.deep = deep
-        self.problems = problems
+        self.problems = list(problems)
+        self.sound: list[Segment] = []
         self.damaged_caches: list[str] = []
         self.orphans: list[str] = []
         self.files = self.bytes = self.bands = 0
 
     def run(self, manifest: Manifest) -> None:
+        """Check all that a manifest names."""
         self.bands = len(manifest.spec.dims)
         self._try(lambda: self._count_bands(manifest))
-        segments = [
-            segment for entry in manifest.segments for segment in self._segment(manifest, entry)
-        ]
+        for entry in manifest.segments:
+            known = len(self.problems)
+            segment = self._segment(manifest, entry)
+            if segment is not None and len(self.problems) == known:
+                self.sound.append(segment)
         if not self.problems:
-            self._try(lambda: _check_unique(self.root, segments))
+            self._try(lambda: _check_unique(self.root, self.sound))
         self.orphans = sorted(_orphans(self.root, manifest))
 
     def _try(self, action: Callable[[], None]) -> bool:
@@ -114,8 +124,8 @@ class _Check:
     def _count_bands(self, manifest: Manifest) -> None:
         self.bands = present_bands(self.root, manifest)
 
-    def _segment(self, manifest: Manifest, entry: SegmentEntry) -> Iterator[Segment]:
-        """Check a segment; gives it if its files are all there and well laid out."""
+    def _segment(self, manifest: Manifest, entry: SegmentEntry) -> Segment | None:
+        """Check a segment; gives it if its files are all there."""
         directory = self.root / SEGMENTS / entry.name
         absent = manifest.spec.band_files[self.bands :]
         files = {name: file for name, file in entry.files.items() if name not in absent}
@@ -127,17 +137,16 @@ class _Check:
         self.files += len(files)
         self.bytes += sum(file.bytes for file in files.values())
         if not all(sound):
-            return
+            return None
         committed_ns = None if self.deep else manifest.committed_ns
         segment = Segment(self.root, entry, manifest.spec, self.bands, committed_ns)
-        if self._try(lambda: _check_layout(segment)):
-            if self.deep:
-                self._try(lambda: _check_chunks(segment))
-                self._try(lambda: _check_vectors(segment))
-            yield segment
+        if self._try(lambda: _check_layout(segment)) and self.deep:
+            self._try(lambda: _check_chunks(segment))
+            self._try(lambda: _check_vectors(segment))
         cache = segment.directory / CACHE_FILE
         if cache.exists() and not has_whole_cache(segment):
             self.damaged_caches.append(str(cache))
+        return segment
 
     def _file(self, path: Path, entry: FileEntry) -> None:
         check_file(path, entry)
@@ -145,7 +154,7 @@ class _Check:
             check_checksum(path, entry)
 
 
-def _report(root: Path, manifest: Manifest | None, check: _Check, begin: float) -> VerifyReport:
+def _report(root: Path, manifest: Manifest | None, check: IndexCheck, begin: float) -> VerifyReport:
     entries = manifest.segments if manifest else ()
     rows = sum(entry.rows for entry in entries)
     return VerifyReport(

@@ -612,6 +612,16 @@ def test_verify_names_damage(index: Path, run: Run) -> None:
     assert result.err.count("\n") == 1 and "restore it from a backup" in result.err
 
 
+def test_repair_and_index_bring_back_what_was_damaged(index: Path, run: Run) -> None:
+    assert run("repair", "--format", "json").json["segments_lost"] == []
+    next(index.glob("segments/*/band_0064.arrow")).unlink()
+    run("repair").fails_with(1, "band_0064", "3 chunks", "--drop-damaged")
+    report = run("repair", "--drop-damaged", "--format", "json").json
+    assert (len(report["documents_lost"]), report["chunks_lost"], report["unnamed"]) == (3, 3, [])
+    assert run("verify").code == 0
+    assert run("index", "corpus", "--format", "json").json["indexed"] == 3
+
+
 def test_benchmark_doctor_and_analyze(
     index: Path, here: Path, run: Run, tiny_weights_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
