@@ -16,20 +16,30 @@ import click
 
 from adaptive_search import QueryError, __version__
 from adaptive_search.command_options import (
+    INDEX_TEXTS,
+    INDEX_VECTORS,
     INTERRUPTED,
+    QUERY_TEXTS,
     CommandGroup,
     asks_for_sets,
     device_option,
+    filter_option,
     format_option,
     granularity_option,
     index_option,
+    parse_filters,
+    refuse_options,
     search_options,
     set_options,
     threads_option,
+    vector_options,
     weights_option,
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from adaptive_search.analysis import Preference
     from adaptive_search.hits import Granularity
     from adaptive_search.index import AdaptiveIndex
@@ -40,6 +50,7 @@ if TYPE_CHECKING:
     Measured = tuple[QualityReport | SetReport, Callable[[], str]]  # and its page, when wanted
 
 MAX_QUERY_BYTES = 1 << 20  # of stdin; any text of that size has more tokens than can be read
+MAX_VECTOR_BYTES = 4 << 20  # of stdin; a vector of the most dimensions takes less
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,8 +69,9 @@ def main(debug: bool) -> None:
 
 
 @main.command()
-@click.argument("corpus", type=click.Path(path_type=Path))
+@click.argument("corpus", type=click.Path(path_type=Path), required=False)
 @index_option
+@vector_options
 @granularity_option("Width of the encoder for a new index; full by default.")
 @click.option("--chunk-tokens", type=click.IntRange(16), help="Most tokens of a chunk.")
 @click.option("--include", multiple=True, help="Only files of this gitignore pattern.")
@@ -79,8 +91,12 @@ def main(debug: bool) -> None:
 @format_option("table", "json")
 @click.option("--quiet", is_flag=True, help="No progress, no list of skipped files.")
 def index(
-    corpus: Path,
+    corpus: Path | None,
     index_path: Path,
+    vectors: Path | None,
+    dims: tuple[int, ...] | None,
+    id_column: str,
+    vector_column: str,
     granularity: Granularity | None,
     chunk_tokens: int | None,
     include: tuple[str, ...],
@@ -94,10 +110,23 @@ def index(
     output: str,
     quiet: bool,
 ) -> None:
-    """Index a file or folder, or bring its index up to date."""
+    """Index a file or folder, or bring its index up to date.
+
+    Or, with --vectors, add and replace vectors of your own, whose nesting dimensions may be any.
+    """
     from adaptive_search.corpus import check_corpus
     from adaptive_search.terminal import progress
 
+    if (corpus is None) == (vectors is None):
+        raise click.UsageError("give either a CORPUS or --vectors FILE")
+    context = click.get_current_context()
+    if vectors is not None:
+        refuse_options(context, INDEX_TEXTS, "is for texts; give it without --vectors")
+        columns = id_column, vector_column
+        _index_vectors(vectors, index_path, dims, columns, wait, threads, output, quiet)
+        return
+    refuse_options(context, INDEX_VECTORS, "needs --vectors")
+    assert corpus is not None
     check_corpus(corpus)
     settings = granularity, chunk_tokens, weights, device, threads
     with _open_or_create(index_path, *settings) as opened, progress(quiet) as report:
@@ -122,12 +151,17 @@ def index(
 
 
 @main.command()
-@click.argument("text")
+@click.argument("text", required=False)
 @index_option
+@click.option(
+    "--vector",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="Instead of TEXT: a vector, in .npy or JSON; - reads JSON from stdin.",
+)
 @click.option("-k", "--k", type=click.IntRange(1), default=10, show_default=True, help="Hits.")
 @search_options
 @granularity_option("Width of the encoder for the query; the documents' by default.")
-@click.option("--filter", "filters", multiple=True, metavar="FIELD=VALUE", help="Only such chunks.")
+@filter_option
 @click.option("--exact", is_flag=True, help="Score every chunk, without a shortlist.")
 @click.option("--explain", is_flag=True, help="Show the stages of the funnel on stderr.")
 @weights_option
@@ -135,8 +169,9 @@ def index(
 @threads_option
 @format_option("table", "json", "jsonl", "csv")
 def query(
-    text: str,
+    text: str | None,
     index_path: Path,
+    vector: Path | None,
     k: int,
     dim: int | None,
     shortlist: int | None,
@@ -152,17 +187,21 @@ def query(
     """Search an index. TEXT may be - to read it from stdin."""
     from adaptive_search.terminal import format_hits
 
-    text = _read_stdin(MAX_QUERY_BYTES) if text == "-" else _decoded(text)
-    opened = _open(index_path, weights, device, threads)
-    hits = opened.search(
-        text,
-        k,
-        dim=dim,
-        shortlist=shortlist,
-        filter=_parse_filters(filters),
-        granularity=granularity,
-        exact=exact,
-    )
+    options = {
+        "dim": dim,
+        "shortlist": shortlist,
+        "filter": parse_filters(filters),
+        "exact": exact,
+    }
+    if (text is None) == (vector is None):
+        raise click.UsageError("give either a TEXT or --vector FILE")
+    if vector is not None:
+        refuse_options(click.get_current_context(), QUERY_TEXTS, "is for a TEXT, not for --vector")
+        hits = _open(index_path, threads=threads).search_vector(_read_vector(vector), k, **options)
+    elif text is not None:
+        text = _read_stdin(MAX_QUERY_BYTES) if text == "-" else _decoded(text)
+        opened = _open(index_path, weights, device, threads)
+        hits = opened.search(text, k, granularity=granularity, **options)
     if explain:
         for stage in hits.stages:
             click.echo(
@@ -279,6 +318,7 @@ def quality(
 @format_option("table", "json")
 def status(index_path: Path, output: str) -> None:
     """What an index holds."""
+    from adaptive_search.prefix_recall import prefix_recall
     from adaptive_search.store import Store
 
     store = Store.open(index_path)
@@ -296,6 +336,9 @@ def status(index_path: Path, output: str) -> None:
         "corpus": store.attributes.get("corpus"),
         "disk_bytes": sum(found.bytes.values()),
     }
+    kept = prefix_recall(store) if store.spec.is_foreign else None
+    if kept:
+        record["vectors"] = kept.to_text()
     if output == "json":
         record |= {"bytes": dict(found.bytes)}
     _print_record(record, output)
@@ -647,14 +690,50 @@ def _quality_of_sets(
     return measured, lambda: sets_page(measured)
 
 
-def _parse_filters(filters: tuple[str, ...]) -> dict[str, list[str]] | None:
-    wanted: dict[str, list[str]] = {}
-    for item in filters:
-        name, equals, value = item.partition("=")
-        if not equals or not name:
-            raise click.UsageError(f"--filter {item!r} must look like FIELD=VALUE")
-        wanted.setdefault(name, []).append(value)
-    return wanted or None
+def _index_vectors(
+    file: Path,
+    index_path: Path,
+    dims: tuple[int, ...] | None,
+    columns: tuple[str, str],
+    wait: bool,
+    threads: int | None,
+    output: str,
+    quiet: bool,
+) -> None:
+    from adaptive_search.index import AdaptiveIndex, exists
+    from adaptive_search.terminal import format_summary, progress
+    from adaptive_search.vector_files import VectorFile
+    from adaptive_search.vectors import standard_dims
+
+    is_new = not exists(index_path)
+    if is_new:
+        dims = dims or standard_dims(VectorFile(file, *columns).width)
+        opened = AdaptiveIndex.create(index_path, dims=dims, threads=threads)
+    else:
+        opened = AdaptiveIndex.open(index_path, threads=threads)
+        opened.require(dims=dims)
+    id_column, vector_column = columns
+    try:
+        with progress(quiet) as report:
+            summary = opened.add_vector_file(
+                file, id_column=id_column, vector_column=vector_column, wait=wait, report=report
+            )
+    finally:
+        if is_new:
+            opened.remove_if_unused()
+    kept = opened.prefix_recall()
+    if output == "json":
+        shares = dict(kept.kept) if kept else {}
+        click.echo(json.dumps(summary.to_dict() | {"prefix_recall@10": shares}))
+    else:
+        click.echo(format_summary(summary))
+        click.echo(kept.to_text() if kept else "too few vectors to say what prefixes keep")
+
+
+def _read_vector(source: Path) -> NDArray[np.float32]:
+    from adaptive_search.vector_files import read_query_vector
+
+    return read_query_vector(_read_stdin(MAX_VECTOR_BYTES) if str(source) == "-" else source)
 
 
 def _read_stdin(limit: int | None = None) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,16 @@ SETS_MEASURE = {
     "peers": ("sets", "sts"),
     "document_tokens": ("sets",),
 }
+# Options of `index`: those that only texts need, and those that only vectors need.
+INDEX_TEXTS = (
+    *("granularity", "chunk_tokens", "include", "exclude", "hidden", "max_file_size"),
+    *("weights", "device"),
+)
+INDEX_VECTORS = ("dims", "id_column", "vector_column")
+QUERY_TEXTS = ("granularity", "weights", "device")
+FILTER = re.compile(r"([^<>=!]+)(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
+SEVERAL = ("=", "!=")  # operators of a filter that compare with several values
+
 GRANULARITY_METAVAR = "1|1/2|1/4|1/8|HEADS,..."
 
 Command = Callable[..., Any]
@@ -37,6 +48,20 @@ class Granularity(click.ParamType):  # type: ignore[type-arg] # generic since cl
         try:
             return granularity.parse_granularity(str(value))
         except QueryError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Dims(click.ParamType):  # type: ignore[type-arg]
+    """Nesting dimensions: 256,512,1024."""
+
+    name = "dims"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:  # noqa: ANN401, D102
+        from adaptive_search.vectors import checked_dims
+
+        try:
+            return checked_dims([int(dim) for dim in str(value).split(",")])
+        except ValueError as error:
             self.fail(str(error), param, ctx)
 
 
@@ -141,6 +166,62 @@ def search_options(command: Command) -> Command:
     return command
 
 
+def vector_options(command: Command) -> Command:
+    """The options of an index of vectors from elsewhere."""
+    for option in (
+        click.option(
+            "--vector-column", default="vector", show_default=True, help="Column of the vectors."
+        ),
+        click.option("--id-column", default="id", show_default=True, help="Column of the ids."),
+        click.option(
+            "--dims",
+            type=Dims(),
+            metavar="D,D,...",
+            help="Nesting dimensions of a new index of vectors; the usual ones by default.",
+        ),
+        click.option(
+            "--vectors",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="Instead of a corpus: vectors of your own, in .parquet, .arrow or .npy.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def filter_option(command: Command) -> Command:
+    """The --filter option."""
+    return click.option(
+        "--filter",
+        "filters",
+        multiple=True,
+        metavar="FIELD=VALUE",
+        help="Only such chunks; also != < <= > >=. Repeat = to allow several values.",
+    )(command)
+
+
+def parse_filters(filters: Sequence[str]) -> dict[str, dict[str, Any]] | None:
+    """Conditions of the form FIELD=VALUE as a filter; of several values of a field one must hold.
+
+    Raises:
+        click.UsageError: one is not of this form, or gives a bound twice.
+    """
+    wanted: dict[str, dict[str, Any]] = {}
+    for item in filters:
+        parts = FILTER.fullmatch(item)
+        if parts is None:
+            raise click.UsageError(f"--filter {item!r} must look like FIELD=VALUE or FIELD>=VALUE")
+        field, operator, value = parts.groups()
+        operators = wanted.setdefault(field, {})
+        if operator in SEVERAL:
+            operators.setdefault(operator, []).append(value)
+        elif operator in operators:
+            raise click.UsageError(f"--filter {item!r} is the second bound {operator} of {field}")
+        else:
+            operators[operator] = value
+    return wanted or None
+
+
 def set_options(command: Command) -> Command:
     """The options of a quality report on evaluation sets."""
     path = click.Path(path_type=Path)
@@ -175,11 +256,7 @@ def asks_for_sets(context: click.Context) -> bool:
     Raises:
         click.UsageError: options of both are given, or those of sets without any.
     """
-    given = {
-        option.name: option.opts[0]
-        for option in context.command.params
-        if option.name and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
-    }
+    given = _given(context)
     for name, kinds in SETS_MEASURE.items():
         if name in given and not given.keys() & set(kinds):
             wanted = " or ".join(f"--{kind}" for kind in kinds)
@@ -191,3 +268,24 @@ def asks_for_sets(context: click.Context) -> bool:
             option = given[name]
             raise click.UsageError(f"{option} is for an index; give it without --sets and --sts")
     return True
+
+
+def refuse_options(context: click.Context, names: Sequence[str], reason: str) -> None:
+    """Refuse options that make no sense beside another one.
+
+    Raises:
+        click.UsageError: one of them is given.
+    """
+    given = _given(context)
+    for name in names:
+        if name in given:
+            raise click.UsageError(f"{given[name]} {reason}")
+
+
+def _given(context: click.Context) -> dict[str, str]:
+    """Options that are on the command line, by the names of their parameters."""
+    return {
+        option.name: option.opts[0]
+        for option in context.command.params
+        if option.name and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+    }

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from adaptive_search.encoder.encoder import Encoder
     from adaptive_search.indexes.funnel import Funnel, SearchResult
     from adaptive_search.indexing import IndexSummary
+    from adaptive_search.prefix_recall import PrefixRecall
     from adaptive_search.repair import RepairReport
     from adaptive_search.reporting import Reports
     from adaptive_search.segment import Row
@@ -176,7 +177,11 @@ class AdaptiveIndex:
         return self._asked_threads or available_threads()
 
     def require(
-        self, *, granularity: Granularity | None = None, chunk_tokens: int | None = None
+        self,
+        *,
+        granularity: Granularity | None = None,
+        chunk_tokens: int | None = None,
+        dims: tuple[int, ...] | None = None,
     ) -> None:
         """Refuse settings that differ from those the index was made with.
 
@@ -189,10 +194,11 @@ class AdaptiveIndex:
         for name, asked, own in (
             ("granularity", granularity, spec.granularity),
             ("chunk_tokens", chunk_tokens, spec.chunking.get("max_tokens")),
+            ("dims", dims, spec.dims),
         ):
             if asked is None or asked == own:
                 continue
-            shown: Callable[[Any], str] = granularity_name if name == "granularity" else str
+            shown: Callable[[Any], str] = granularity_name if name == "granularity" else _shown
             raise StoreError(
                 f"{self.path} was made with {name} {shown(own)}, not {shown(asked)}; "
                 f"leave {name} out, or make another index"
@@ -296,6 +302,35 @@ class AdaptiveIndex:
         """
         batches = VectorChecker(self._store.spec).batches(ids, vectors, metadata, texts)
         return self._add_vectors(batches, wait=wait)
+
+    def add_vector_file(
+        self,
+        path: str | Path,
+        *,
+        id_column: str = "id",
+        vector_column: str = "vector",
+        wait: bool = False,
+        report: Callable[[IndexSummary], None] = lambda _: None,
+    ) -> IndexSummary:
+        """Add or replace the vectors of a Parquet, Arrow or .npy file, as `add_vectors` does.
+
+        Args:
+            path: of the file; it is streamed. Rows of .npy have their numbers for ids.
+            id_column: column of texts or whole numbers.
+            vector_column: column of lists of floats. A column `text` is shown with hits, and
+                other columns of plain values become metadata.
+            wait: wait for another writer instead of refusing.
+            report: called with the running summary after each batch.
+
+        Raises:
+            QueryError: the file cannot be read, or a row cannot be stored.
+            StoreError: the index is being written, or the disk refuses.
+        """
+        from adaptive_search.vector_files import VectorFile
+
+        file = VectorFile(Path(path), id_column, vector_column)
+        batches = file.batches(VectorChecker(self._store.spec))
+        return self._add_vectors(batches, wait=wait, report=report)
 
     def delete(self, document_ids: Iterable[str], *, wait: bool = False) -> int:
         """Delete documents by id; gives how many there were. Unknown ids are ignored."""
@@ -467,6 +502,12 @@ class AdaptiveIndex:
         """Write chunks and their unit vectors at one dimension to .arrow or .parquet."""
         return self._store.export(dim, path, half=half)
 
+    def prefix_recall(self) -> PrefixRecall | None:
+        """What the vectors keep of their recall at each dimension; see `prefix_recall`."""
+        from adaptive_search.prefix_recall import prefix_recall
+
+        return prefix_recall(self._store)
+
     def report(self) -> Reports:
         """Storage and quality reports over this index."""
         from adaptive_search.reporting import Reports
@@ -587,6 +628,10 @@ class AdaptiveIndex:
                 zip(self.rows(rows[found]), scores[found], strict=True), start=1
             )
         )
+
+
+def _shown(setting: object) -> str:
+    return ",".join(map(str, setting)) if isinstance(setting, tuple) else str(setting)
 
 
 def exists(path: str | Path) -> bool:
