@@ -12,6 +12,31 @@ from adaptive_search.manifest import MAX_SEGMENT_ROWS
 from adaptive_search.segment import Segment
 from adaptive_search.segment_writer import SEGMENT_ROWS, SegmentInfo, SegmentWriter, Vectors
 
+FAN_IN = 8  # small segments that may stand side by side
+MIN_DEAD_ROWS = 1024  # below this the space is not worth a rewrite
+
+
+def runs_to_tidy(segments: Sequence[Segment]) -> list[list[Segment]]:
+    """What every commit merges: small segments that have piled up, and mostly deleted ones.
+
+    A reader maps each file, and systems limit the number of maps, so that an index must not grow by
+    a segment with each of ten thousand commits. Since no segment is merged that holds more than
+    half of the rows, a row is rewritten a logarithmic number of times.
+    """
+    first = len(segments)
+    while first and segments[first - 1].entry.live_rows < SEGMENT_ROWS:
+        first -= 1
+    for start in range(first, len(segments) - FAN_IN + 1):
+        rows = [segment.entry.live_rows for segment in segments[start:]]
+        if 2 * max(rows) <= sum(rows):
+            return [list(segments[start:])]
+    return [[segment] for segment in segments if _is_mostly_dead(segment)]
+
+
+def _is_mostly_dead(segment: Segment) -> bool:
+    dead = segment.rows - segment.entry.live_rows
+    return dead >= MIN_DEAD_ROWS and 2 * dead > segment.rows
+
 
 def runs_to_merge(segments: Sequence[Segment]) -> list[list[Segment]]:
     """Neighbours worth rewriting: small ones together, and those with deleted rows."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_search.catalog import KnownDocuments
-from adaptive_search.compaction import copy_rows, merge_segments, runs_to_merge
+from adaptive_search.compaction import copy_rows, merge_segments, runs_to_merge, runs_to_tidy
 from adaptive_search.errors import StoreError
 from adaptive_search.manifest import MAX_SEGMENT_ROWS, Scalar, StoreSpec
 from adaptive_search.publisher import Publisher
@@ -157,6 +157,8 @@ class StoreWriter:
     def commit(self, *, complete: bool = True) -> int:
         """Make all appended and deleted documents visible at once.
 
+        Small segments that have piled up are merged then, in a commit of their own.
+
         Args:
             complete: False when the document appended last may still go on, as after an
                 interrupt: it stays uncommitted, and its next chunks may follow.
@@ -169,6 +171,8 @@ class StoreWriter:
         """
         with self._changing("commit to"):
             self._commit(complete=complete)
+        if complete:
+            self._tidy()
         return self.generation
 
     def compact(self) -> int:
@@ -180,11 +184,26 @@ class StoreWriter:
         Raises:
             StoreError: too little space, or the disk refuses.
         """
-        self.commit()
-        runs = runs_to_merge(self.segments)
-        if not runs:
-            return self.generation
+        with self._changing("commit to"):
+            self._commit(complete=True)
+        if runs := runs_to_merge(self.segments):
+            self._check_merge_space(runs)
+            self._merge(runs)
+        return self.generation
+
+    def _tidy(self) -> None:
+        if runs := runs_to_tidy(self.segments):
+            try:
+                self._check_merge_space(runs)
+            except StoreError:
+                return  # a later commit tidies, when there is space
+            self._merge(runs)
+
+    def _check_merge_space(self, runs: Sequence[Sequence[Segment]]) -> None:
         self.check_space(sum(segment.entry.live_rows for run in runs for segment in run))
+
+    def _merge(self, runs: Sequence[Sequence[Segment]]) -> None:
+        """Rewrite runs of neighbours, and commit."""
         with self._changing("compact"):
             result, rest = [], list(self.segments)
             for run in runs:
@@ -193,7 +212,6 @@ class StoreWriter:
                 result += [*rest[:at], *map(self._publisher.adopt, infos)]
                 rest = rest[at + len(run) :]
             self._publisher.publish([*result, *rest])
-        return self.generation
 
     def write_cache(self, segment: Segment, payload: bytes, *, key: str) -> None:
         """Keep a committed segment's shortlist; see `shortlist_cache`.
