@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -167,7 +168,10 @@ def _reading(name: Path | str) -> Iterator[None]:
         raise
     except OSError as error:
         raise QueryError(f"{name} cannot be read: {error.strerror or error}") from None
-    except (pa.ArrowException, ValueError, EOFError, RecursionError) as error:
+    except (
+        *(pa.ArrowException, ValueError, EOFError, RecursionError),
+        *(OverflowError, SyntaxError, TokenError),  # numpy on the header of a hostile .npy
+    ) as error:
         reason = " ".join(str(error).split())[:200]
         raise QueryError(f"{name} is damaged or of another kind: {reason}") from None
 
