@@ -22,7 +22,7 @@ def compile_patterns(lines: Iterable[str]) -> GitIgnoreSpec:
     for line in lines:
         try:
             GitIgnoreSpec.from_lines([line])
-        except ValueError:
+        except (ValueError, re.error):
             continue
         kept.append(line)
     return GitIgnoreSpec.from_lines(kept)

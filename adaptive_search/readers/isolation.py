@@ -196,7 +196,7 @@ def _answers(source: Source, reader: str) -> Iterator[dict[str, Any]]:
                 items, size = [], 0
     except Exception as error:  # a hostile file raises anything, RecursionError included
         failure = failure_reason(error)
-        is_fit = isinstance(error, UnreadableFile | OSError)
+        is_fit = not isinstance(error, MemoryError)
     yield {"items": items, "is_last": True, "failure": failure, "is_fit": is_fit}
 
 

@@ -103,6 +103,13 @@ def test_the_rules_of_the_checkout_hold_for_a_folder_in_it(tmp_path: Path) -> No
     assert read(tmp_path / "out")[0] == ["c.txt"]
 
 
+def test_a_pattern_that_is_none_is_passed_over(tmp_path: Path) -> None:
+    put(tmp_path, ".gitignore", "[a-\n[z-a]\n!\n*.log\n")
+    put(tmp_path, "a.log")
+    put(tmp_path, "a.txt")
+    assert read(tmp_path) == (["a.txt"], {})
+
+
 def test_a_pattern_that_would_take_years_is_named_and_not_used(tmp_path: Path) -> None:
     put(tmp_path, ".gitignore", "# * * * * *\n*.log\n" + "*a" * 30 + "b\n")
     put(tmp_path, "sub/.adaptiveignore", "**/a/" * 30 + "b\n")
