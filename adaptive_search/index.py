@@ -406,7 +406,7 @@ class AdaptiveIndex:
 
     def search_vector(
         self,
-        vector: NDArray[np.float32],
+        vector: NDArray[np.floating[Any]] | Sequence[float],
         k: int = 10,
         *,
         dim: int | None = None,
@@ -416,7 +416,10 @@ class AdaptiveIndex:
     ) -> Hits:
         """Find the chunks nearest to a vector, floats (>= dim,) of any length; see `search`."""
         options: dict[str, Any] = {"dim": dim, "shortlist": shortlist, "filter": filter}
-        return self.search_vectors([vector], k, exact=exact, **options)[0]
+        batch = query_matrix([vector])
+        if len(batch) != 1:
+            raise QueryError(f"{len(batch)} vectors were given; search_vectors takes several")
+        return self.search_vectors(batch, k, exact=exact, **options)[0]
 
     def search_vectors(
         self,

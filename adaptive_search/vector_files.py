@@ -155,8 +155,9 @@ def read_query_vector(source: Path | str) -> NDArray[np.float32]:
         value = value.get("vectors", value.get("vector"))
     is_one = isinstance(value, np.ndarray | list) and np.ndim(value[:1]) == 1
     matrix = query_matrix([value] if is_one else value)
-    if len(matrix) != 1:
-        raise QueryError(f"{name} holds {len(matrix)} vectors; give one")
+    count, width = matrix.shape
+    if count != 1 or not width:
+        raise QueryError(f"{name} holds {count} vectors of {width} numbers; give one vector")
     return matrix[0]
 
 

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from numpy.typing import NDArray
 
 from adaptive_search import benchmarking, doctor
 from adaptive_search.cli import main
@@ -338,6 +340,13 @@ def test_query_filters(index: Path, run: Run) -> None:
     assert [hit["path"] for hit in found["hits"]] == ["deep/sun.md"]
     run("query", "water", "--filter", "path").fails_with(2, "FIELD=VALUE")
     run("query", "water", "--filter", "lang=en").fails_with(1, "no chunk has the field lang")
+    run("query", "water", "--filter", "path>=a", "--filter", "path>=b").fails_with(
+        2, "second bound"
+    )
+    others = run("query", "water", "--filter", "path!=deep/*", "--format", "json").json
+    assert {hit["path"] for hit in others["hits"]} == {"plants.txt", "water.txt"}
+    after = run("query", "water", "--filter", "path>e", "--filter", "path<=plants.txt")
+    assert after.out.count("\n") == 2
     none = run("query", "water", "--filter", "path=nowhere")
     assert (none.code, none.out, none.err) == (0, "", "no hits\n")
 
@@ -443,6 +452,75 @@ def test_encode_reads_lines_from_stdin(run: Run) -> None:
     run("encode", "-").fails_with(2, "a text is empty")
     run("encode", "").fails_with(2, "a text is empty")
     run("encode", "x", "--dim", "200").fails_with(1, *map(str, DIMS))
+
+
+# -- vectors from elsewhere ----------------------------------------------------
+
+
+@pytest.fixture
+def vectors(here: Path) -> NDArray[np.float32]:
+    """Some vectors, in a .npy file and in a Parquet file with ids, texts and years."""
+    found = np.random.default_rng(0).standard_normal((60, 96)).astype(np.float32)
+    np.save(here / "v.npy", found)
+    np.save(here / "q.npy", found[5])
+    names = [f"r{n}" for n in range(60)]
+    columns = {"id": names, "vector": list(found), "text": names, "year": range(2000, 2060)}
+    pd.DataFrame(columns).to_parquet(here / "v.parquet")
+    return found
+
+
+def test_index_vectors_and_query_by_vector(vectors: NDArray[np.float32], run: Run) -> None:
+    first = run("index", "--vectors", "v.parquet", "--dims", "16,96", "--format", "json").json
+    assert (first["seen"], first["indexed"], first["chunks"]) == (60, 60, 60)
+    assert list(first)[-1] == "prefix_recall@10" and first["prefix_recall@10"]["96"] == 1
+    again = run("index", "--vectors", "v.parquet").out.splitlines()
+    assert again[0].startswith("60 seen = 0 indexed + 60 unchanged + 0 skipped; ")
+    assert again[1].endswith("are they Matryoshka vectors?")
+    assert run("status").out.splitlines()[-1].startswith("vectors ")
+    hits = run("query", "--vector", "q.npy", "-k", "2", "--format", "json").json
+    assert (hits["query"], hits["dim"], len(hits["hits"])) == ("", 96, 2)
+    assert (hits["hits"][0]["id"], hits["hits"][0]["text"]) == ("r5#0", "r5")
+    piped = json.dumps({"vectors": [vectors[5].tolist()]}).encode()
+    assert (
+        run("query", "--vector", "-", "-k", "2", "--format", "json", stdin=piped).json["hits"]
+        == (hits["hits"])
+    )
+    late = ("--filter", "year>=2030", "--filter", "year<2033", "--format", "json")
+    found = run("query", "--vector", "q.npy", *late).json["hits"]
+    assert {hit["id"] for hit in found} == {"r30#0", "r31#0", "r32#0"}
+    report = run("report", "quality")
+    assert "16" in report.out and "Matryoshka" in report.out
+
+
+def test_a_matrix_takes_the_usual_dims(vectors: NDArray[np.float32], run: Run) -> None:
+    run("index", "--vectors", "v.npy")
+    assert run("status", "--format", "json").json["dims"] == [64, 96]
+    assert run("query", "--vector", "q.npy", "-k", "1", "--format", "jsonl").json["id"] == "5#0"
+
+
+def test_bad_indexes_of_vectors(
+    vectors: NDArray[np.float32], here: Path, corpus: Path, run: Run
+) -> None:
+    run("index").fails_with(2, "either a CORPUS or --vectors FILE")
+    run("index", corpus, "--vectors", "v.npy").fails_with(2, "either a CORPUS or --vectors FILE")
+    run("index", corpus, "--dims", "16").fails_with(2, "--dims needs --vectors")
+    run("index", "--vectors", "v.npy", "--include", "*").fails_with(2, "--include is for texts")
+    run("index", "--vectors", "v.npy", "--dims", "9,x").fails_with(2, "--dims")
+    run("index", "--vectors", "v.npy", "--dims", "96,16").fails_with(2, "must rise")
+    run("index", "--vectors", "no.npy").fails_with(1, "no.npy cannot be read")
+    run("index", "--vectors", "v.parquet", "--id-column", "key").fails_with(1, "--id-column")
+    run("index", "--vectors", "v.npy", "--dims", "16,64").fails_with(1, "row 0 has 96 numbers")
+    assert not (here / ".adaptive-index").exists()
+    run("index", "--vectors", "v.npy", "--dims", "16,96")
+    run("index", "--vectors", "v.npy", "--dims", "96").fails_with(1, "made with dims 16,96, not 96")
+    run("index", corpus).fails_with(1, "has no encoder for texts")
+    run("query", "water").fails_with(1, "has no encoder for texts", "--vector")
+    run("query").fails_with(2, "either a TEXT or --vector FILE")
+    run("query", "water", "--vector", "q.npy").fails_with(2, "either a TEXT or --vector FILE")
+    run("query", "--vector", "q.npy", "--granularity", "1/2").fails_with(2, "is for a TEXT")
+    run("query", "--vector", "v.npy").fails_with(1, "v.npy holds 60 vectors")
+    run("query", "--vector", "-", stdin=b"[1]").fails_with(1, "at least 96")
+    run("query", "--vector", "-", stdin=b"[" + b"1," * (3 << 20)).fails_with(1, "longer than")
 
 
 # -- reports and care ----------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,20 @@ def test_every_form_gives_the_same_rows(
     assert ids == list("0123456")
     np.testing.assert_allclose(found, GIVEN, rtol=1e-6)
     np.testing.assert_allclose(query_matrix(FORMS[form]()), GIVEN, rtol=1e-6)
+
+
+def test_a_stream_is_read_a_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors, "BATCH_BYTES", 4 * 4 * WIDTH)
+    taken: list[int] = []
+
+    def stream() -> Iterator[NDArray[np.float32]]:
+        for row in range(7):
+            taken.append(row)
+            yield GIVEN[row : row + 1]
+
+    batches = VectorChecker(SPEC).batches(iter(range(7)), stream())
+    assert (len(next(batches).rows), taken) == (4, [0, 1, 2, 3, 4])
+    assert len(next(batches).rows) == 3
 
 
 def test_half_precision_and_whole_numbers() -> None:
