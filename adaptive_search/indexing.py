@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from adaptive_search.chunking import Chunk, Chunker
 from adaptive_search.documents import Document, Scalar, Skipped, is_text
 from adaptive_search.errors import CorpusError, QueryError
+from adaptive_search.id_set import IdSet
 from adaptive_search.segment import Row
 from adaptive_search.store import Store
 
@@ -165,7 +166,7 @@ def text_documents(
     """
     names = _free_ids(index) if ids is None else iter(ids)
     fields = itertools.repeat({}) if metadata is None else iter(metadata)
-    seen: set[str] = set()
+    seen = IdSet()
     for text in texts:
         name, field = next(names, None), next(fields, None)
         if name is None or field is None:
@@ -174,9 +175,8 @@ def text_documents(
             raise QueryError(f"id {name!r} must be a str, not empty, that UTF-8 can hold")
         if not isinstance(text, str) or not text.strip() or not is_text(text):
             raise QueryError(f"text {name!r} must be a str, not empty, that UTF-8 can hold")
-        if name in seen:
+        if not seen.add(name):
             raise QueryError(f"id {name!r} comes twice")
-        seen.add(name)
         yield Document(id=name, path="", text=text, metadata=field, kind="text")
     if ids is not None and next(names, None) is not None:
         raise QueryError("there are more ids than texts")
