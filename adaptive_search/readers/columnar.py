@@ -30,6 +30,8 @@ def read_parquet(source: Source) -> Iterator[Document | Skipped]:
             names = _usable_columns(file.schema_arrow)
             batches = file.iter_batches(_BATCH_ROWS, columns=names, use_threads=False)
             yield from _records(source, batches, names)
+    except MemoryError:  # Arrow's is an ArrowException too
+        raise
     except (pa.ArrowException, OSError) as error:
         raise UnreadableFile(_reason("Parquet", error)) from None
 
@@ -48,6 +50,8 @@ def read_arrow(source: Source) -> Iterator[Document | Skipped]:
             handle.seek(0)
             batches = _file_batches(handle) if is_file else iter(pa.ipc.open_stream(handle))
             yield from _slices(source, batches)
+    except MemoryError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise UnreadableFile(_reason("Arrow", error)) from None
 
