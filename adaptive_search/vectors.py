@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -125,7 +124,7 @@ class VectorChecker:
             raise QueryError(f"id {name!r} comes twice, in rows {earlier:,} and {row:,}")
         text, fields = _checked_text(texts, row), _checked_fields(metadata, row)
         digest = hashlib.blake2b(vector, digest_size=16)
-        digest.update(json.dumps([text, fields], sort_keys=True).encode())
+        digest.update(repr((text, sorted(fields.items()))).encode())
         return Row(name, "", 0, text, digest.digest(), metadata=fields)
 
 
