@@ -3,7 +3,7 @@
     python .ci/docs.py            after a change of weights, commands or measurements
     python .ci/docs.py --check
 
-- README.md: the output below each Python example, from running it.
+- README.md, docs/vectors.md: the output below each Python example, from running it.
 - README.md and docs/model-card.md: the tables of figures, from docs/quality.json.
 - docs/cli.md: the help of every command.
 """
@@ -205,9 +205,11 @@ def _contexts(command: click.Command, parent: click.Context | None) -> Iterator[
 def renewed() -> dict[Path, str]:
     """Every file with a generated part, as it should be."""
     readme, card = ROOT / "README.md", ROOT / "docs" / "model-card.md"
+    vectors = ROOT / "docs" / "vectors.md"
     return {
         readme: with_tables(with_outputs(readme.read_text(encoding="utf-8"))),
         card: with_tables(card.read_text(encoding="utf-8")),
+        vectors: with_outputs(vectors.read_text(encoding="utf-8")),
         ROOT / "docs" / "cli.md": cli_reference(),
     }
 

@@ -79,3 +79,11 @@ def test_widths_measures_mixes_beside_uniform_ones(tmp_path: Path, tiny_weights_
     assert [row["granularity"] for row in record["rows"]] == ["1", "1/2", "1/4", "1/8"]
     for row in record["rows"]:
         assert set(row["ndcg_at_10"]) == set(row["cosine"]) == {"64", "512", "1536"}
+
+
+def test_the_page_on_scale_has_the_table_of_its_script() -> None:
+    run = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "scale.py"], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout in (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
