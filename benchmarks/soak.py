@@ -33,6 +33,7 @@ from adaptive_search.store import Store
 DIMS = (8, 16)
 DOCUMENTS = 200  # ids to choose from
 KEPT = 8  # indexes that a reader comes back to
+PAUSE = 0.02  # seconds between two reads, for the writer to get on
 WARM_UP = 0.2  # of the run, before memory is first measured
 
 
@@ -118,6 +119,7 @@ def read(path: Path, notes: Path, seed: int, stop: Any, results: Connection) -> 
             # A commit that also merges small segments makes two generations of one content.
             noted = next(at for at in range(generations[-1], -1, -1) if at in expected)
             wrong += not is_right(index, expected[noted], rng)
+            time.sleep(PAUSE)
             if len(generations) == 4 * KEPT:
                 before = resources()
     results.send(

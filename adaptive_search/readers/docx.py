@@ -18,6 +18,8 @@ _WORD = "http://schemas.openxmlformats.org/wordprocessingml/2006/main "
 _STRICT_WORD = "http://purl.oclc.org/ooxml/wordprocessingml/main "
 _FALLBACK = "http://schemas.openxmlformats.org/markup-compatibility/2006 Fallback"
 _TITLE = "http://purl.org/dc/elements/1.1/ title"
+_MAX_RATIO = 100  # of what a part unpacks to; text and its tags reach 20
+_ALWAYS_BYTES = 1 << 20  # that it may unpack to
 _REPAIR = "open it in a word processor and save it again as .docx"
 
 
@@ -136,12 +138,16 @@ def _parse(archive: zipfile.ZipFile, member: str, handler: _Body | _Title, sourc
     parser.EndElementHandler = handler.end
     parser.CharacterDataHandler = handler.characters
     parser.StartDoctypeDeclHandler = _refuse_doctype
-    unpacked = 0
+    unpacked, packed = 0, archive.getinfo(member).compress_size
     with archive.open(member) as file:
         while piece := file.read(1 << 16):
             unpacked += len(piece)
             if unpacked > source.max_bytes:
                 raise UnreadableFile(source.too_large("DOCX, unpacked,"))
+            if unpacked > max(_ALWAYS_BYTES, _MAX_RATIO * packed):
+                raise UnreadableFile(
+                    f"DOCX that unpacks to over {_MAX_RATIO} times its size: a bomb"
+                )
             parser.Parse(piece, False)
     parser.Parse(b"", True)
 
