@@ -376,7 +376,7 @@ def verify(index_path: Path, quick: bool, output: str) -> None:
 @click.option("--wait", is_flag=True, help="Wait for another writer instead of failing.")
 @format_option("table", "json")
 def repair(index_path: Path, drop_damaged: bool, wait: bool, output: str) -> None:
-    """Check every byte of an index, rebuild its caches, and say what was lost.
+    """Check every byte of an index, remove damaged caches, and say what was lost.
 
     Damaged segments are dropped only with --drop-damaged; `index` adds their documents again.
     """
@@ -386,12 +386,12 @@ def repair(index_path: Path, drop_damaged: bool, wait: bool, output: str) -> Non
     ids = [name for segment in result.lost for name in segment.document_ids or ()]
     record = {
         "generation": result.generation,
-        "caches_rebuilt": result.caches_rebuilt,
         "segments_lost": [segment.name for segment in result.lost],
         "chunks_lost": result.rows_lost,
         "documents_lost": [*dict.fromkeys([*ids, *result.cut_document_ids])],
         "unnamed": [segment.name for segment in result.lost if segment.document_ids is None],
         "problems": list(result.problems),
+        "damaged_caches": list(result.damaged_caches),
     }
     _print_record(record, output)
 

@@ -1,4 +1,4 @@
-"""Mending an index: rebuild its caches and, when told to, go on without its damaged segments."""
+"""Mending an index: drop its damaged caches and, when told to, its damaged segments."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ from adaptive_search.manifest import (
 )
 from adaptive_search.publisher import Publisher
 from adaptive_search.segment import SEGMENTS, Segment, read_documents, read_live
-from adaptive_search.segment_search import build_shortlist, shortlist_key
 from adaptive_search.segment_writer import SEGMENT_ROWS
-from adaptive_search.shortlist_cache import read_cache, write_cache
 from adaptive_search.storage_io import (
     FileEntry,
     StorageIO,
@@ -58,7 +56,7 @@ class RepairReport:
     lost: tuple[LostSegment, ...]
     cut_document_ids: tuple[str, ...]  # sound chunks of these went too, as other ones are lost
     cut_rows: int  # such chunks
-    caches_rebuilt: int
+    damaged_caches: tuple[str, ...]  # removed; the next search rebuilds them
 
     @property
     def rows_lost(self) -> int:
@@ -71,7 +69,7 @@ def repair_index(
 ) -> RepairReport:
     """Check every byte of an index and mend what can be mended, in one commit.
 
-    Missing and damaged shortlists are rebuilt from the vectors, leftovers removed. An index whose
+    Damaged caches and leftovers are removed; the next search rebuilds its caches. An index whose
     files were touched since its last commit, as by copying it, is committed again, so that readers
     need not hash them any more.
 
@@ -115,7 +113,7 @@ def repair_index(
             lost=tuple(lost),
             cut_document_ids=tuple(cut),
             cut_rows=live - left,
-            caches_rebuilt=sum(_rebuild_cache(segment, io) for segment in publisher.segments),
+            damaged_caches=tuple(check.damaged_caches),
         )
 
 
@@ -185,13 +183,3 @@ def _goes_on(before: Segment, lost: LostSegment) -> bool:
     _, counts = before.document_rows()
     # A writer cuts only a document that began before SEGMENT_ROWS and fills the segment.
     return bool(counts[-1] > MAX_SEGMENT_ROWS - SEGMENT_ROWS)
-
-
-def _rebuild_cache(segment: Segment, io: StorageIO) -> bool:
-    if read_cache(segment, key=shortlist_key()) is not None:
-        return False
-    shortlist = build_shortlist(segment)
-    if shortlist is None:
-        return False
-    write_cache(io, segment, shortlist.to_bytes(), key=shortlist_key())
-    return True

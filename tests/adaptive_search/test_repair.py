@@ -11,7 +11,6 @@ import pytest
 
 from adaptive_search.errors import StoreError, StoreFormatError, StoreLockedError
 from adaptive_search.repair import LostSegment, repair_index
-from adaptive_search.segment_search import shortlist_key
 from adaptive_search.shortlist_cache import CACHE_FILE, read_cache
 
 
@@ -45,7 +44,7 @@ def test_a_sound_index_stays_as_it_is(index: Any, kit: Any) -> None:
     before = kit.open(index.path)
     report = repair_index(index.path)
     assert (report.problems, report.lost, report.cut_document_ids) == ((), (), ())
-    assert (report.rows_lost, report.caches_rebuilt) == (0, 0)
+    assert (report.rows_lost, report.damaged_caches) == (0, ())
     assert report.generation == before.manifest.generation
     assert kit.contents(kit.open(index.path)) == kit.contents(index)
 
@@ -110,19 +109,16 @@ def test_all_segments_may_be_lost(index: Any, kit: Any) -> None:
     assert kit.open(index.path).verify().ok
 
 
-def test_caches_are_rebuilt_and_leftovers_removed(
-    index: Any, kit: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("adaptive_search.segment_search.MIN_SHORTLIST_ROWS", 5)
-    for segment in index.segments:
-        (segment.directory / CACHE_FILE).mkdir()
+def test_damaged_caches_and_leftovers_are_removed(index: Any, kit: Any) -> None:
+    first, second, *_ = index.segments
+    index.write_cache(first, b"payload", key="k")
+    (second.directory / CACHE_FILE).mkdir()
     (index.path / "segments" / ".new-000009").mkdir()
-    assert repair_index(index.path).caches_rebuilt == 1
-    store = kit.open(index.path)
-    kept = [read_cache(segment, key=shortlist_key()) for segment in store.segments]
-    assert [payload is not None for payload in kept] == [False, False, True, False]
-    assert store.verify().damaged_caches == store.verify().orphans == ()
-    assert repair_index(index.path).caches_rebuilt == 0
+    assert repair_index(index.path).damaged_caches == (str(second.directory / CACHE_FILE),)
+    report = kit.open(index.path).verify()
+    assert report.damaged_caches == report.orphans == ()
+    assert read_cache(first, key="k") == b"payload"
+    assert index.write_cache(second, b"rebuilt", key="k")
 
 
 def test_a_copy_is_hashed_once_and_committed_again(index: Any, kit: Any, tmp_path: Path) -> None:
