@@ -39,10 +39,9 @@ class FailingIO(QuickIO):
     With fail_at None it only counts.
     """
 
-    def __init__(self, fail_at: int | None = None, *, lasting: bool = False, exits: bool = False):
+    def __init__(self, fail_at: int | None = None, *, lasting: bool = False):
         self.fail_at = fail_at
         self.lasting = lasting
-        self.exits = exits
         self.calls: list[str] = []
 
     def count(self, name: str) -> None:
@@ -52,8 +51,6 @@ class FailingIO(QuickIO):
         if self.fail_at is None or number < self.fail_at:
             return
         if number == self.fail_at or self.lasting:
-            if self.exits:
-                os._exit(9)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

@@ -1,143 +1,73 @@
-"""Whatever call fails, or ends the process: the old generation or the new one, never a mixture."""
+"""Whatever call fails, or ends the process, or loses power: one generation or the next, whole."""
 
 from __future__ import annotations
 
-import shutil
+import importlib
+import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from adaptive_search.errors import StoreError
-
-Contents = dict[str, Any]
-Action = Callable[[Any, Any], None]
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="accidents happen to children")
 
 
-def first_run(kit: Any, store: Any) -> None:
-    with store.writer() as writer:
-        kit.add(writer, "a", 2)
-        kit.add(writer, "b", 1)
+def test_accidents_and_damage(tmp_path: Path) -> None:
+    """Some hundreds of those that `benchmarks/durability.py` makes happen."""
+    target = tmp_path / "record.json"
+    command = [sys.executable, BENCHMARKS / "durability.py", "--stride", "40", "--kills", "2"]
+    run = subprocess.run([*command, "--json", target], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    record = json.loads(target.read_text(encoding="utf-8"))
+    scenarios = "first index,incremental,delete,compact,tidy,cache rebuild,repair".split(",")
+    assert list(record["crashes"]) == scenarios and record["failures"] == []
+    seen = {accident for counts in record["crashes"].values() for accident in counts}
+    kinds = {"error", "error + power cut", "short write", "exit", "power cut", "two cuts"}
+    assert seen == kinds | {"SIGKILL"}
+    assert sum(sum(counts.values()) for counts in record["crashes"].values()) > 100
+    assert "MANIFEST.json" in record["damage"] and len(record["damage"]) == 9
 
 
-def change(kit: Any, store: Any) -> None:
-    with store.writer() as writer:
-        kit.add(writer, "c", 2, version=1)
-        kit.add(writer, "b", 2, version=1)
-        writer.delete_documents(["a"])
+@pytest.fixture
+def durability(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    module = importlib.import_module("durability")
+    with module.small_segments():
+        yield module
 
 
-def two_commits(kit: Any, store: Any) -> None:
-    with store.writer() as writer:
-        kit.add(writer, "d", 2, version=1)
-        writer.commit()
-        kit.add(writer, "a", 1, version=1)
+@pytest.mark.parametrize("forgotten", ["fsync", "fsync_directory"])
+def test_a_forgotten_fsync_would_be_noticed(
+    tmp_path: Path, durability: Any, forgotten: str
+) -> None:
+    disk = importlib.import_module("simulated_disk")
+    lying = type("LyingIO", (disk.PowerCutIO,), {forgotten: lambda self, target: None})
+    scenario = next(s for s in durability.SCENARIOS if s.name == "incremental")
+    tally = durability.Tally()
+    durability.Matrix(scenario, tmp_path / "work", tally, 9).power_cuts(make=lying)
+    assert tally.failures
 
 
-def compact(kit: Any, store: Any) -> None:
-    store.compact()
-
-
-def cache(kit: Any, store: Any) -> None:
-    with store.writer() as writer:
-        writer.write_cache(writer.segments[0], b"payload", key="k")
-
-
-ACTIONS = {action.__name__: action for action in (first_run, change, two_commits, compact, cache)}
-
-
-def prepare(kit: Any, path: Path, name: str) -> None:
-    """The index that an action starts from."""
-    store = kit.create(path)
-    if name != "first_run":
-        first_run(kit, store)
-    if name in ("compact", "cache"):
-        two_commits(kit, store)
-
-
-def states(kit: Any, start: Path, path: Path, name: str) -> tuple[list[Contents], int]:
-    """Contents before, between the commits of and after an action; and how many calls it makes."""
-    shutil.copytree(start, path)
-    seen = [kit.contents(kit.open(path))]
-    io = kit.FailingIO()
-    replace = io.replace
-
-    def observed(source: Path, target: Path) -> None:
-        replace(source, target)
-        seen.append(kit.contents(kit.open(path)))
-
-    io.replace = observed
-    ACTIONS[name](kit, kit.open(path, io))
-    return seen, len(io.calls)
-
-
-def check(kit: Any, path: Path, name: str, legal: list[Contents]) -> None:
-    """The index is in a legal state, and running the action again ends as if nothing happened."""
-    store = kit.open(path)
-    assert kit.contents(store) in legal
-    assert store.verify().problems == ()
-    ACTIONS[name](kit, store)
-    store = kit.open(path)
-    assert kit.contents(store) == legal[-1]
-    assert store.verify(deep=False).orphans == ()
-
-
-@pytest.mark.parametrize("lasting", [False, True], ids=["once", "for good"])
-@pytest.mark.parametrize("name", ACTIONS)
-def test_every_call_may_fail(tmp_path: Path, kit: Any, name: str, lasting: bool) -> None:
-    prepare(kit, tmp_path / "start", name)
-    legal, calls = states(kit, tmp_path / "start", tmp_path / "clean", name)
-    assert calls >= 6
-    # The second commit takes the way of the first, which `change` fails at every call.
-    for k in range(0, calls, 3 if lasting or name == "two_commits" else 1):
-        path = tmp_path / f"fail{k}"
-        shutil.copytree(tmp_path / "start", path)
-        try:
-            ACTIONS[name](kit, kit.open(path, kit.FailingIO(k, lasting=lasting)))
-        except StoreError as error:
-            assert "No space left on device" in str(error) and "\n" not in str(error)
-        if not lasting:
-            assert kit.open(path).verify().orphans == ()
-        check(kit, path, name, legal)
-        shutil.rmtree(path)
-
-
-KILLED = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import conftest, test_store_faults
-kit = conftest.Kit()
-store = kit.open(Path(sys.argv[2]), kit.FailingIO(int(sys.argv[4]), exits=True))
-test_store_faults.ACTIONS[sys.argv[3]](kit, store)
-"""
-
-
-@pytest.mark.parametrize("name", ACTIONS)
-def test_process_may_end_at_any_call(tmp_path: Path, kit: Any, name: str) -> None:
-    prepare(kit, tmp_path / "start", name)
-    legal, calls = states(kit, tmp_path / "start", tmp_path / "clean", name)
-    for k in {calls // 2, calls - 4}:
-        path = tmp_path / f"kill{k}"
-        shutil.copytree(tmp_path / "start", path)
-        here = str(Path(__file__).parent)
-        command = [sys.executable, "-c", KILLED, here, str(path), name, str(k)]
-        assert subprocess.run(command, check=False).returncode == 9
-        check(kit, path, name, legal)
-
-
-def test_create_may_fail_at_any_call(tmp_path: Path, kit: Any) -> None:
-    io = kit.FailingIO()
-    kit.create(tmp_path / "clean", io=io)
-    for k in range(len(io.calls)):
-        path = tmp_path / f"fail{k}"
-        try:
-            kit.create(path, io=kit.FailingIO(k, lasting=True))
-        except StoreError:
-            pass
-        if not (path / "MANIFEST.json").exists():
-            kit.create(path)
-        assert kit.open(path).verify().problems == ()
+def test_the_simulated_disk_loses_what_was_not_synced(tmp_path: Path, durability: Any) -> None:
+    disk = importlib.import_module("simulated_disk")
+    (tmp_path / "kept").write_bytes(b"old")
+    io = disk.PowerCutIO(tmp_path)
+    descriptor = io.create(tmp_path / "new")
+    io.write(descriptor, memoryview(b"bytes"))
+    assert io.cut("lost", 0) == {"kept": b"old"}
+    assert io.cut("names", 0) == {"kept": b"old", "new": b""}
+    io.fsync(descriptor)
+    io.close(descriptor)
+    assert io.cut("lost", 0) == {"kept": b"old"}
+    io.fsync_directory(tmp_path)
+    assert io.cut("lost", 0) == {"kept": b"old", "new": b"bytes"}
+    io.replace(tmp_path / "new", tmp_path / "kept")
+    assert io.cut("lost", 0) == {"kept": b"old", "new": b"bytes"}
+    assert io.cut("names", 0) == {"kept": b"bytes"} == disk.load(tmp_path)
+    both = [io.cut("mixed", seed) for seed in range(20)]
+    assert all(image in (io.cut("lost", 0), io.cut("names", 0)) for image in both)
+    assert both.count(both[0]) < 20
