@@ -62,7 +62,7 @@ class VectorFile:
         """
         for _, vectors, _, _ in self.parts():
             if len(vectors):
-                return query_matrix(vectors[:1]).shape[1]
+                return int(query_matrix(vectors[:1]).shape[1])
         raise QueryError(f"{self.path} holds no vectors")
 
     def batches(self, checker: VectorChecker) -> Iterator[VectorBatch]:
@@ -158,7 +158,8 @@ def read_query_vector(source: Path | str) -> NDArray[np.float32]:
     count, width = matrix.shape
     if count != 1 or not width:
         raise QueryError(f"{name} holds {count} vectors of {width} numbers; give one vector")
-    return matrix[0]
+    vector: NDArray[np.float32] = matrix[0]
+    return vector
 
 
 @contextmanager
@@ -192,13 +193,8 @@ def _is_plain(kind: pa.DataType) -> bool:
     types = pa.types
     if types.is_dictionary(kind):
         return _is_plain(kind.value_type)
-    return (
-        types.is_integer(kind)
-        or types.is_floating(kind)
-        or types.is_boolean(kind)
-        or types.is_string(kind)
-        or types.is_large_string(kind)
-        or types.is_decimal(kind)
-        or types.is_date(kind)
-        or types.is_timestamp(kind)
+    tests = (
+        *(types.is_integer, types.is_floating, types.is_boolean, types.is_decimal),
+        *(types.is_string, types.is_large_string, types.is_date, types.is_timestamp),
     )
+    return any(test(kind) for test in tests)

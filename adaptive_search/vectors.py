@@ -123,7 +123,7 @@ class VectorChecker:
         if earlier != row:
             raise QueryError(f"id {name!r} comes twice, in rows {earlier:,} and {row:,}")
         text, fields = _checked_text(texts, row), _checked_fields(metadata, row)
-        digest = hashlib.blake2b(vector, digest_size=16)
+        digest = hashlib.blake2b(vector.data, digest_size=16)
         digest.update(repr((text, sorted(fields.items()))).encode())
         return Row(name, "", 0, text, digest.digest(), metadata=fields)
 
