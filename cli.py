@@ -187,7 +187,7 @@ def query(
     """Search an index. TEXT may be - to read it from stdin."""
     from adaptive_search.terminal import format_hits
 
-    options = {
+    options: dict[str, Any] = {
         "dim": dim,
         "shortlist": shortlist,
         "filter": parse_filters(filters),
