@@ -6,7 +6,7 @@
 
 #include "dispatch.h"
 #include "engine.h"
-#include "engine_shelves.h"
+#include "engine_memory.h"
 
 namespace adaptive_search {
 namespace {
@@ -57,7 +57,7 @@ std::vector<float> transpose_conv(const float *weight, std::size_t channels, std
 
 Engine::Engine(const EngineConfig &config, const Tensors &tensors, Precision precision)
     : config_(config), ops_(&active_ops()), products_(&active_products(precision)),
-      shelves_(std::make_unique<Shelves>()) {
+      memory_(std::make_unique<Memory>(config, ops_->panel)) {
     const std::size_t d = config.d_model, bands = config.band_widths.size();
     embedding_ = take_rows(tensors, "embedding.weight", {config.vocab_size, d});
     blocks_.reserve(config.n_layers);

@@ -71,7 +71,7 @@ class Engine {
         std::vector<float> conv_bias, dt_bias, A, D;
         PackedLinear z, x, BCdt, out, gate, up, down;
     };
-    struct Shelves;
+    struct Memory;
 
     Block pack_block(const Tensors &tensors, std::size_t layer) const;
     void embed(const std::int32_t *ids, std::size_t rows, float *residual) const;
@@ -101,7 +101,7 @@ class Engine {
     std::vector<float> final_norm_;
     PackedLinear queries_;
     std::vector<PackedLinear> heads_;
-    std::unique_ptr<Shelves> shelves_;
+    std::unique_ptr<Memory> memory_;
 };
 
 // A text that is read as it comes; the model must be causal. After any calls of append(),

@@ -13,11 +13,10 @@
 namespace adaptive_search {
 namespace {
 
-std::ptrdiff_t stride(std::size_t n) { return static_cast<std::ptrdiff_t>(n); }
+// Rows of the embedding asked of memory before they are needed.
+constexpr std::size_t kAhead = 4;
 
-void reserve(Buffer &buffer, std::size_t size) {
-    if (buffer.size() < size) buffer = Buffer(size);
-}
+std::ptrdiff_t stride(std::size_t n) { return static_cast<std::ptrdiff_t>(n); }
 
 }  // namespace
 
@@ -66,6 +65,8 @@ void Engine::embed(const std::int32_t *ids, std::size_t rows, float *residual) c
             continue;
         }
         const std::int8_t *codes = embedding_.codes + id * d;
+        const auto ahead = static_cast<std::size_t>(ids[std::min(t + kAhead, rows - 1)]);
+        for (std::size_t c = 0; c < d; c += 64) __builtin_prefetch(embedding_.codes + ahead * d + c);
         const float scale = embedding_.scales[id];
         for (std::size_t c = 0; c < d; ++c) residual[c] = scale * static_cast<float>(codes[c]);
     }
@@ -121,10 +122,7 @@ void Engine::mix_piece(const Block &block, std::size_t first, const Piece &piece
     float *x = work.x.data() + first * inner;
     float *B = work.BCdt.data() + first * work.BCdt_stride;
     float *dt = B + 2 * c.d_state;
-    if (piece.fresh()) {
-        std::fill_n(carry.history.data(), carry.history.size(), 0.0f);
-        std::fill_n(carry.state.data(), carry.state.size() / c.nheads() * heads, 0.0f);
-    }
+    if (piece.fresh()) std::fill_n(carry.history.data(), carry.history.size(), 0.0f);
     const float *history = carry.history.data();
     float *next = work.next_history.data();
     remember(history, x, ldx, rows, inner, before, width, next);
@@ -139,7 +137,7 @@ void Engine::mix_piece(const Block &block, std::size_t first, const Piece &piece
     ops_->softplus_f32(dt, ldb, rows, heads, block.dt_bias.data());
     ops_->ssd_scan_f32({rows, heads, c.headdim, c.d_state, x, ldx, dt, ldb, B, B + c.d_state, ldb,
                         block.A.data(), block.D.data(), carry.state.data(), x, ldx,
-                        work.scratch.data()});
+                        work.scratch.data(), piece.fresh(), piece.last});
 }
 
 // rows += the swish-gated MLP.
@@ -174,7 +172,7 @@ void Engine::pool(const float *rows, const Piece &piece, std::size_t bands, Pool
 // work.vectors = each band's head of work.pooled, scaled to the band's fixed length.
 void Engine::project(std::size_t texts, std::size_t bands, Workspace &work) const {
     const std::size_t d = config_.d_model, width = dim(bands);
-    reserve(work.vectors, texts * width);
+    work.vectors.reserve(texts * width);
     float *out = work.vectors.data();
     for (std::size_t b = 0; b < bands; out += config_.band_widths[b++]) {
         const std::size_t n = config_.band_widths[b];
@@ -212,7 +210,7 @@ std::size_t Engine::finish_tile(const Tile &tile, const float *rows, std::size_t
                                 Carrier &carrier, Workspace &work) const {
     const std::size_t d = config_.d_model;
     std::size_t texts = 0;
-    reserve(work.pooled, tile.pieces.size() * bands * d);
+    work.pooled.reserve(tile.pieces.size() * bands * d);
     for (const Piece &piece : tile.pieces) {
         PoolState &state = carrier.pool(piece);
         pool(rows, piece, bands, state, work);

@@ -12,7 +12,7 @@
 #endif
 
 #include "engine.h"
-#include "engine_shelves.h"
+#include "engine_memory.h"
 #include "parallel.h"
 
 namespace adaptive_search {
@@ -129,11 +129,10 @@ struct Abandoned {};
 // The texts of a batch that are longer than a tile, shared by all threads.
 class OpenTexts {
   public:
-    OpenTexts(std::size_t texts, Shelf<TextState> &shelf) : states_(texts), shelf_(shelf) {}
+    OpenTexts(std::size_t texts, ObjectPool<TextState> &idle) : states_(texts), idle_(idle) {}
 
-    template <class Make>
-    void open(std::size_t text, const Make &make) {
-        std::unique_ptr<TextState> state = shelf_.take(make);
+    void open(std::size_t text) {
+        std::unique_ptr<TextState> state = idle_.take();
         std::fill(state->passed.begin(), state->passed.end(), 0);
         const std::lock_guard<std::mutex> lock(mutex_);
         states_[text] = std::move(state);
@@ -160,7 +159,7 @@ class OpenTexts {
             }
         }
         changed_.notify_all();
-        if (closed) shelf_.give(std::move(closed));
+        if (closed) idle_.give(std::move(closed));
     }
 
     void fail() {
@@ -174,7 +173,7 @@ class OpenTexts {
     std::condition_variable changed_;
     bool failed_ = false;
     std::vector<std::unique_ptr<TextState>> states_;
-    Shelf<TextState> &shelf_;
+    ObjectPool<TextState> &idle_;
 };
 
 // Pieces of a tile of ends or of whole texts, among threads that read other tiles.
@@ -212,17 +211,15 @@ void Engine::encode(const Batch &batch, int threads, float *out) const {
 void Engine::encode_causal(const Batch &batch, int threads, float *out) const {
     const std::vector<Tile> tiles = cut_texts(batch);
     const std::size_t d = config_.d_model, width = dim(batch.bands);
-    const auto make_work = [&] { return std::make_unique<Workspace>(config_, ops_->panel); };
-    const auto make_state = [&] { return std::make_unique<TextState>(config_, ops_->panel); };
-    OpenTexts texts(batch.texts, shelves_->texts);
+    OpenTexts texts(batch.texts, memory_->texts);
     std::mutex mutex;
     std::exception_ptr failure;  // an exception must not leave a thread
     const auto read = [&](std::size_t i) {
         const FlushDenormals guard;
-        std::unique_ptr<Workspace> work = shelves_->workspaces.take(make_work);
+        std::unique_ptr<Workspace> work = memory_->workspaces.take();
         float *rows = work->residual.data();
         for (const Piece &piece : tiles[i].pieces) {
-            if (piece.fresh() && !piece.last) texts.open(piece.text, make_state);
+            if (piece.fresh() && !piece.last) texts.open(piece.text);
             embed(batch.ids + batch.offsets[piece.text] + piece.start, piece.rows, rows);
             rows += piece.rows * d;
         }
@@ -230,7 +227,7 @@ void Engine::encode_causal(const Batch &batch, int threads, float *out) const {
         read_tile(tiles[i], batch.heads, carrier, *work);
         finish_tile(tiles[i], work->residual.data(), batch.bands, carrier, *work);
         put_vectors(tiles[i], work->vectors.data(), width, out);
-        shelves_->workspaces.give(std::move(work));
+        memory_->workspaces.give(std::move(work));
     };
     run_tasks(tiles.size(), static_cast<std::size_t>(threads), [&](std::size_t i, std::size_t) {
         try {
@@ -251,7 +248,7 @@ void Engine::encode_unit(const Batch &batch, std::size_t first, std::size_t last
                          float *out) const {
     const std::size_t d = config_.d_model, width = dim(batch.bands);
     const auto rows = static_cast<std::size_t>(batch.offsets[last] - batch.offsets[first]);
-    if (work.residual.size() < rows * d) work.residual = Buffer(rows * d);
+    work.residual.reserve(rows * d);
     float *residual = work.residual.data();
     embed(batch.ids + batch.offsets[first], rows, residual);
     const std::vector<Tile> forwards = cut_in_order(batch, first, last, false);
@@ -284,11 +281,10 @@ void Engine::encode_alternating(const Batch &batch, int threads, float *out) con
     run_tasks(units.size(), static_cast<std::size_t>(threads), [&](std::size_t i, std::size_t) {
         const FlushDenormals guard;
         try {
-            std::unique_ptr<Workspace> work = shelves_->workspaces.take(
-                [&] { return std::make_unique<Workspace>(config_, ops_->panel); });
+            std::unique_ptr<Workspace> work = memory_->workspaces.take();
             encode_unit(batch, units[i].first, units[i].second, *work, out);
             work->residual = Buffer(kTile * config_.d_model);  // that of a long text is large
-            shelves_->workspaces.give(std::move(work));
+            memory_->workspaces.give(std::move(work));
         } catch (...) {
             const std::lock_guard<std::mutex> lock(mutex);
             failure = std::current_exception();
@@ -336,9 +332,8 @@ void Stream::read(TextState &state, const std::int32_t *ids, const Piece &piece,
 
 void Stream::append(const std::int32_t *ids, std::size_t count) {
     pending_.insert(pending_.end(), ids, ids + count);
-    auto &shelf = engine_.shelves_->workspaces;
-    auto work = shelf.take(
-        [&] { return std::make_unique<Workspace>(engine_.config_, engine_.ops_->panel); });
+    auto &workspaces = engine_.memory_->workspaces;
+    auto work = workspaces.take();
     std::size_t start = 0;
     for (; pending_.size() - start >= kTile; start += kTile) {
         read(*state_, pending_.data() + start, {0, read_, kTile, false},
@@ -346,19 +341,16 @@ void Stream::append(const std::int32_t *ids, std::size_t count) {
         read_ += kTile;
     }
     pending_.erase(pending_.begin(), pending_.begin() + static_cast<std::ptrdiff_t>(start));
-    shelf.give(std::move(work));
+    workspaces.give(std::move(work));
 }
 
 void Stream::vector(const std::int32_t *end, std::size_t count, std::size_t bands,
                     float *out) const {
     std::vector<std::int32_t> rest = pending_;
     rest.insert(rest.end(), end, end + count);
-    const auto &config = engine_.config_;
-    auto &shelves = *engine_.shelves_;
-    auto work = shelves.workspaces.take(
-        [&] { return std::make_unique<Workspace>(config, engine_.ops_->panel); });
-    auto state = shelves.texts.take(
-        [&] { return std::make_unique<TextState>(config, engine_.ops_->panel); });
+    auto &memory = *engine_.memory_;
+    auto work = memory.workspaces.take();
+    auto state = memory.texts.take();
     state->copy(*state_);
     for (std::size_t start = 0; start < rest.size(); start += kTile) {
         const std::size_t rows = std::min(kTile, rest.size() - start);
@@ -366,8 +358,8 @@ void Stream::vector(const std::int32_t *end, std::size_t count, std::size_t band
         read(*state, rest.data() + start, {0, read_ + start, rows, last}, bands, *work);
     }
     std::copy_n(work->vectors.data(), engine_.dim(bands), out);
-    shelves.texts.give(std::move(state));
-    shelves.workspaces.give(std::move(work));
+    memory.texts.give(std::move(state));
+    memory.workspaces.give(std::move(work));
 }
 
 }  // namespace adaptive_search

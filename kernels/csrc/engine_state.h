@@ -2,8 +2,6 @@
 #pragma once
 
 #include <cstddef>
-#include <memory>
-#include <mutex>
 #include <vector>
 
 #include "engine.h"
@@ -98,32 +96,6 @@ class Carrier {
     virtual PoolState &pool(const Piece &piece) = 0;
     // The piece has been through this layer, or through the pooling as layer n_layers.
     virtual void pass(const Piece &piece, std::size_t layer) = 0;
-};
-
-// Objects that are costly to make, kept for the next use.
-template <class T>
-class Shelf {
-  public:
-    template <class Make>
-    std::unique_ptr<T> take(const Make &make) {
-        {
-            const std::lock_guard<std::mutex> lock(mutex_);
-            if (!idle_.empty()) {
-                std::unique_ptr<T> object = std::move(idle_.back());
-                idle_.pop_back();
-                return object;
-            }
-        }
-        return make();
-    }
-    void give(std::unique_ptr<T> object) {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        idle_.push_back(std::move(object));
-    }
-
-  private:
-    std::mutex mutex_;
-    std::vector<std::unique_ptr<T>> idle_;
 };
 
 }  // namespace adaptive_search

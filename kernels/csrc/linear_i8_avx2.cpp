@@ -18,7 +18,6 @@ ADAPTIVE_SEARCH_INLINE void add_dots(Sums &totals, Sums weights, Sums codes) {
     totals += (Sums)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 }
 
-
 ADAPTIVE_SEARCH_INLINE void store_codes(std::int8_t *p, Word lanes) {
     const __m256i low_bytes = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
                                                -1, -1, 0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1,

