@@ -13,6 +13,7 @@ import atexit
 import dataclasses
 import importlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -25,7 +26,8 @@ from typing import Any
 from adaptive_search.documents import Document, Skipped
 from adaptive_search.readers.source import Source, UnreadableFile, failure_reason
 
-SECONDS = 60.0  # for the next answer
+SECONDS = 60.0  # of computing, for the next answer
+_PATIENCE = 10  # times as many may pass on the clock, on a busy machine or a slow disk
 _IDLE_SECONDS = 60.0
 _READERS = {
     "pdf": "pdf.read_pdf",
@@ -140,8 +142,8 @@ class _Worker:
         begin = time.monotonic()
         line = self._process.stdout.readline()
         if not line.endswith(b"\n"):
-            slow = time.monotonic() - begin >= SECONDS
-            what = f"took longer than {SECONDS:g} s" if slow else "crashed or ran out of memory"
+            is_slow = time.monotonic() - begin >= SECONDS
+            what = f"took longer than {SECONDS:g} s" if is_slow else "crashed or ran out of memory"
             raise UnreadableFile(f"its reader {what}; repair the file or convert it to text")
         self._last_answer = time.monotonic()
         answer: dict[str, Any] = json.loads(line)
@@ -164,21 +166,23 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a parser prints goes nowhere
-    # The watchdog is a thread of C that ends the process whatever a parser does, and also when
-    # the parent asks for nothing any more.
+    _limit("RLIMIT_CORE", 0)
+    # A thread of C, which ends the process whatever a parser does.
     watch = partial(faulthandler.dump_traceback_later, exit=True)
     watch(_IDLE_SECONDS)
     for line in sys.stdin.buffer:
         request = json.loads(line)
-        source = Source(**request["source"])
-        _limit_memory(_MEMORY_BYTES + _MEMORY_FACTOR * source.max_bytes)
-        watch(request["seconds"])
+        source, seconds = Source(**request["source"]), request["seconds"]
+        _limit("RLIMIT_AS", _MEMORY_BYTES + _MEMORY_FACTOR * source.max_bytes)
+        _limit("RLIMIT_CPU", math.ceil(time.process_time() + seconds))
+        watch(_PATIENCE * seconds)
         for answer in _answers(source, request["reader"]):
             data = json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace")
             faulthandler.cancel_dump_traceback_later()  # the parent takes its time to read
             answers.write(data + b"\n")
             answers.flush()
-            watch(request["seconds"])
+            _limit("RLIMIT_CPU", math.ceil(time.process_time() + seconds))
+            watch(_PATIENCE * seconds)
         watch(_IDLE_SECONDS)
 
 
@@ -200,11 +204,11 @@ def _answers(source: Source, reader: str) -> Iterator[dict[str, Any]]:
     yield {"items": items, "is_last": True, "failure": failure, "is_fit": is_fit}
 
 
-def _limit_memory(size: int) -> None:
+def _limit(name: str, value: int) -> None:
     try:
         import resource
 
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        resource.setrlimit(resource.RLIMIT_AS, (size, hard))
+        kind = getattr(resource, name)
+        resource.setrlimit(kind, (value, resource.getrlimit(kind)[1]))
     except (ImportError, OSError, ValueError):
-        return  # Windows has no such limit; the time limit still holds
+        return  # Windows has no such limits; the clock still holds
