@@ -19,6 +19,7 @@ from adaptive_search.storage_io import (
     check_free_space,
     disk_errors,
     hash_file,
+    make_directory,
     remove_directory,
     replace_file,
     write_file,
@@ -72,6 +73,17 @@ def test_a_failed_replace_keeps_the_old_file(tmp_path: Path, kit: Any) -> None:
         with pytest.raises(OSError):
             replace_file(kit.FailingIO(k, lasting=True), tmp_path / "a", b"new")
         assert (tmp_path / "a").read_bytes() == b"old"
+
+
+def test_new_directories_are_synced_from_the_top(tmp_path: Path, kit: Any) -> None:
+    io = kit.FailingIO()
+    make_directory(io, tmp_path / "a" / "b")
+    assert io.calls == ["mkdir", "fsync_directory"] * 2
+    make_directory(io, tmp_path / "a" / "b")
+    assert len(io.calls) == 4
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(FileExistsError):
+        make_directory(io, tmp_path / "file")
 
 
 def test_remove_directory_removes_a_link_and_not_its_target(tmp_path: Path) -> None:
@@ -138,3 +150,22 @@ def test_lock_dies_with_its_process_and_wait_waits_for_it(tmp_path: Path) -> Non
         holder.kill()
         with writer_lock(tmp_path, wait=True):
             pass
+
+
+def test_waiting_for_oneself_is_an_error_at_once(tmp_path: Path) -> None:
+    with (
+        writer_lock(tmp_path),
+        pytest.raises(StoreLockedError),
+        writer_lock(tmp_path, wait=True),
+    ):
+        pass
+
+
+def test_a_lock_that_outlives_its_process_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filelock = pytest.importorskip("filelock")
+    monkeypatch.setattr(filelock, "FileLock", filelock.SoftFileLock)  # as where flock is missing
+    with pytest.raises(StoreError, match="has no locks"), writer_lock(tmp_path):
+        pass
+    assert os.listdir(tmp_path) == []

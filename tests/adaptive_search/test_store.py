@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -321,6 +324,91 @@ def test_a_band_missing_from_one_segment_is_damage(tmp_path: Path, kit: Any, nam
         assert not store.verify(deep=False).ok
         (tmp_path / "aside").rename(segment.directory / name)
     kit.open(store.path)
+
+
+def test_a_file_touched_since_the_commit_is_hashed_before_use(tmp_path: Path, kit: Any) -> None:
+    """Of the same size, and with an older time of change than the file it replaces."""
+    for name, version in (("i", 1), ("other", 2)):
+        with kit.create(tmp_path / name).writer() as writer:
+            kit.add(writer, "a", 300, version=version)
+    store, other = (kit.open(tmp_path / name) for name in ("i", "other"))
+    for name in ("band_0008.arrow", "chunks.arrow"):
+        kept = store.segments[0].directory / name
+        moved = other.segments[0].directory / name
+        os.utime(moved, (0, 0))
+        moved.replace(kept)
+        damaged = kit.open(store.path).segments[0]
+        damaged.band(0)
+        read = damaged.chunks if name == "chunks.arrow" else damaged.band
+        with pytest.raises(StoreFormatError, match=rf"{name} does not match its checksum"):
+            read([1] if name == "chunks.arrow" else 1)
+
+
+def test_untouched_files_are_not_hashed(
+    tmp_path: Path, kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = kit.create(tmp_path / "i")
+    with store.writer() as writer:
+        kit.add(writer, "a", 2)
+        writer.commit()
+        time.sleep(0.05)  # longer than the clock of any file system takes to move on
+        writer.set_attributes({"name": "value"})
+    hashed = []
+    real = hashlib.sha256
+
+    def observed(data: Any) -> Any:
+        hashed.extend([] if isinstance(data, bytes) else [data])  # the manifest is bytes
+        return real(data)
+
+    monkeypatch.setattr(hashlib, "sha256", observed)
+    segment = kit.open(store.path).segments[0]
+    segment.band(0), segment.band(1), segment.chunks([0, 1])
+    assert hashed == []
+    (segment.directory / "chunks.arrow").touch()
+    kit.open(store.path).segments[0].chunks([0, 1])
+    assert len(hashed) == 1
+
+
+def test_a_copy_without_its_empty_directory_can_be_written(tmp_path: Path, kit: Any) -> None:
+    store = kit.create(tmp_path / "i")
+    (store.path / "segments").rmdir()
+    assert kit.open(store.path).verify().ok
+    with kit.open(store.path).writer() as writer:
+        kit.add(writer, "a", 1)
+    assert kit.texts(kit.open(store.path)) == ["a v0 chunk 0 é"]
+
+
+def test_a_commit_that_may_not_last_removes_nothing(tmp_path: Path, kit: Any) -> None:
+    """A power cut could bring the manifest before it back, which needs its files."""
+
+    class NeverLastingIO(kit.QuickIO):  # type: ignore[misc, name-defined]
+        replaced = False
+
+        def replace(self, source: Path, target: Path) -> None:
+            super().replace(source, target)
+            self.replaced = True
+
+        def fsync_directory(self, path: Path) -> None:
+            if self.replaced:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    store = kit.create(tmp_path / "i")
+    with store.writer() as writer:
+        kit.add(writer, "a", 2)
+        kit.add(writer, "b", 2)
+        writer.commit()
+        writer.delete_documents(["a"])
+    before = (store.path / "MANIFEST.json").read_bytes()
+    contents = kit.contents(kit.open(store.path))
+    with pytest.raises(StoreError, match="error"):
+        kit.open(store.path, NeverLastingIO()).compact()
+    assert kit.open(store.path).status().deleted == 0
+    (store.path / "MANIFEST.json").write_bytes(before)
+    assert kit.contents(kit.open(store.path)) == contents
+    with kit.open(store.path).writer():
+        pass
+    report = kit.open(store.path).verify()
+    assert report.ok and report.orphans == ()
 
 
 def test_links_inside_an_index_are_refused(tmp_path: Path, kit: Any) -> None:
