@@ -186,6 +186,11 @@ class Encoder:
         offsets = np.zeros(len(ids) + 1, dtype=np.int64)
         np.cumsum([len(sequence) for sequence in ids], out=offsets[1:])
         packed = np.concatenate(ids).astype(np.int32, copy=False)
+        if packed.max() >= self.config.vocab_size:
+            raise WeightsError(
+                f"{self.directory}: the tokenizer gives the id {packed.max()}, but the model has "
+                f"{self.config.vocab_size}; export or copy these weights again"
+            )
         return self._engine.encode(packed, offsets, heads, bands, self.threads)
 
     def open_stream(self, granularity: Granularity = 1) -> Stream:

@@ -59,6 +59,8 @@ class Tokenizer:
         """Bool (vocab_size,): whether an id goes on with the word of the id before it."""
         table = np.zeros(self.vocab_size, dtype=np.bool_)
         for token, token_id in self.vocabulary.items():
+            if token_id >= len(table):
+                raise WeightsError(f"tokenizer.json gives {token!r} an id above all; copy it again")
             table[token_id] = token.startswith("##") and len(token) > 2
         return table
 
