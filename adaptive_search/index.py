@@ -15,20 +15,21 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from adaptive_search.documents import Document, Scalar, Skipped, is_text
 from adaptive_search.encoder.granularity import Granularity, granularity_name
-from adaptive_search.errors import QueryError, StoreError
+from adaptive_search.errors import QueryError, StoreError, StoreLockedError
 from adaptive_search.filters import Filter, Filters
 from adaptive_search.hits import Hit, Hits
-from adaptive_search.indexes.funnel import default_shortlist
+from adaptive_search.indexes.plan import DEFAULT_RECALL, Plan
 from adaptive_search.manifest import StoreSpec, is_index
-from adaptive_search.segment_search import open_funnel
+from adaptive_search.segment_search import is_plan_due, make_plan, open_funnel, read_plan
 from adaptive_search.store import Store, StoreStatus
 from adaptive_search.vectors import SOURCE, VectorChecker, checked_dims, query_matrix
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from adaptive_search.verification import VerifyReport
 
 DEFAULT_DIM = 512
+Dim = int | Literal["auto"]
 CHUNK_TOKENS = 256
 CORPUS = "corpus"  # the manifest attribute that names the mirrored corpus
 
@@ -344,6 +346,24 @@ class AdaptiveIndex:
         self._store.compact(wait=wait)
         self._refresh()
 
+    def tune(self, recall: float = DEFAULT_RECALL, *, wait: bool = False) -> Plan:
+        """Choose how to search, so that a share of the true ten best is found, and record it.
+
+        Indexes of 10,000 chunks and more do it of themselves, at the recall asked for last, when
+        they are filled and whenever they have doubled or halved.
+
+        Args:
+            recall: the share to find, above 0 and at most 1, at full dims.
+            wait: wait for another writer instead of refusing.
+
+        Raises:
+            QueryError: recall makes no sense, or the index has no rows or not all its bands.
+            StoreError: the index is being written, or the disk refuses.
+        """
+        plan = make_plan(self._store, recall=recall, threads=self.threads, wait=wait)
+        self._refresh()
+        return plan
+
     def remove_if_unused(self) -> None:
         """Remove the index from disk if nothing was ever committed to it."""
         self._store.remove_if_unused()
@@ -355,7 +375,7 @@ class AdaptiveIndex:
         query: str,
         k: int = 10,
         *,
-        dim: int | None = None,
+        dim: Dim | None = None,
         shortlist: int | None = None,
         filter: Filter | None = None,
         granularity: Granularity | None = None,
@@ -366,7 +386,8 @@ class AdaptiveIndex:
         Args:
             query: text.
             k: hits.
-            dim: dimension of the final scores; 512 by default, or the largest below it.
+            dim: dimension of the final scores; 512 by default, or the largest below it. "auto"
+                goes up to the highest, or stops where higher ones no longer change the hits.
             shortlist: candidates of the 64-d stage; chosen by the funnel by default.
             filter: metadata that hits must have, as in {"lang": ["en", "de"], "year": {">=":
                 2020}}; see `adaptive_search.filters.Filters.rows`.
@@ -385,7 +406,7 @@ class AdaptiveIndex:
         queries: Sequence[str],
         k: int = 10,
         *,
-        dim: int | None = None,
+        dim: Dim | None = None,
         shortlist: int | None = None,
         filter: Filter | None = None,
         granularity: Granularity | None = None,
@@ -398,18 +419,18 @@ class AdaptiveIndex:
         _ = self.encoder  # loading it is no part of the time to encode
         level = self._store.spec.granularity if granularity is None else granularity
         begin = time.perf_counter()
-        vectors = self.encode_queries(queries, level, dim)
+        vectors = self.encode_queries(queries, level, self.dims[-1] if dim == "auto" else dim)
         encode_ms = (time.perf_counter() - begin) * 1e3
         result = self._search(vectors, k, dim, shortlist, filter, exact)
-        used = None if exact else shortlist or default_shortlist(k)
-        return self._hits(queries, result, dim, used, level, encode_ms)
+        used = None if exact else self.funnel.plan.for_hits(k, shortlist).shortlist
+        return self._hits(queries, result, used, level, encode_ms)
 
     def search_vector(
         self,
         vector: NDArray[np.floating[Any]] | Sequence[float],
         k: int = 10,
         *,
-        dim: int | None = None,
+        dim: Dim | None = None,
         shortlist: int | None = None,
         filter: Filter | None = None,
         exact: bool = False,
@@ -426,7 +447,7 @@ class AdaptiveIndex:
         vectors: Vectors,
         k: int = 10,
         *,
-        dim: int | None = None,
+        dim: Dim | None = None,
         shortlist: int | None = None,
         filter: Filter | None = None,
         exact: bool = False,
@@ -450,8 +471,8 @@ class AdaptiveIndex:
         if not len(batch):
             return []
         result = self._search(batch, k, dim, shortlist, filter, exact)
-        used = None if exact else shortlist or default_shortlist(k)
-        return self._hits([""] * len(batch), result, dim, used, self._store.spec.granularity, 0.0)
+        used = None if exact else self.funnel.plan.for_hits(k, shortlist).shortlist
+        return self._hits([""] * len(batch), result, used, self._store.spec.granularity, 0.0)
 
     def encode_queries(
         self, queries: Sequence[str], granularity: Granularity, dim: int | None = None
@@ -535,7 +556,7 @@ class AdaptiveIndex:
         tokens = int(spec.chunking.get("max_tokens", CHUNK_TOKENS))
         chunker = Chunker(encoder.tokenizer, max_tokens=tokens, context=encoder.config.context)
         try:
-            return index_documents(
+            summary = index_documents(
                 self._store,
                 encoder,
                 chunker,
@@ -547,6 +568,8 @@ class AdaptiveIndex:
             )
         finally:
             self._refresh()
+        self._keep_plan()
+        return summary
 
     def _add_vectors(
         self,
@@ -558,15 +581,25 @@ class AdaptiveIndex:
         from adaptive_search.indexing import index_vectors
 
         try:
-            return index_vectors(self._store, batches, wait=wait, report=report)
+            summary = index_vectors(self._store, batches, wait=wait, report=report)
         finally:
             self._refresh()
+        self._keep_plan()
+        return summary
+
+    def _keep_plan(self) -> None:
+        if is_plan_due(self._store):
+            before = read_plan(self._store.attributes)
+            with suppress(StoreLockedError):  # then the writer that runs will do it
+                self.tune(DEFAULT_RECALL if before is None else before.recall_target)
 
     def _refresh(self) -> None:
         self._store = Store.open(self.path)
         self.__dict__.pop("funnel", None)
 
-    def _choose_dim(self, dim: int | None) -> int:
+    def _choose_dim(self, dim: Dim | None) -> Dim:
+        if dim == "auto":
+            return dim
         if dim is None:
             return max(d for d in self.dims if d <= max(DEFAULT_DIM, self.dims[0]))
         self._store.spec.bands_of(dim)
@@ -576,7 +609,7 @@ class AdaptiveIndex:
         self,
         vectors: NDArray[np.float32],
         k: int,
-        dim: int,
+        dim: Dim,
         shortlist: int | None,
         filter: Filter | None,
         exact: bool,
@@ -590,7 +623,6 @@ class AdaptiveIndex:
         self,
         queries: Sequence[str],
         result: SearchResult,
-        dim: int,
         shortlist: int | None,
         granularity: Granularity,
         encode_ms: float,
@@ -603,14 +635,16 @@ class AdaptiveIndex:
         return [
             Hits(
                 query=query,
-                dim=dim,
+                dim=int(dim),
                 shortlist=shortlist,
                 granularity=granularity,
                 hits=self._hit_rows(rows, scores),
                 timings_ms=timings,
                 stages=result.stages,
             )
-            for query, rows, scores in zip(queries, result.rows, result.scores, strict=True)
+            for query, rows, scores, dim in zip(
+                queries, result.rows, result.scores, result.dims, strict=True
+            )
         ]
 
     def _hit_rows(self, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> tuple[Hit, ...]:

@@ -147,7 +147,6 @@ def index_vectors(
             summary.chunks += len(rows)
             report(summary)
         writer.commit()
-        _cache_shortlists(writer)
     summary.seconds = time.perf_counter() - begin
     return summary
 
@@ -318,7 +317,6 @@ class _Run:
             ids = (name for name, path in vanished.items() if path and not self._is_unread(path))
             self.summary.deleted += self.writer.delete_documents(ids)
         self.writer.commit()
-        _cache_shortlists(self.writer)
 
     def _commit_complete(self) -> None:
         if self.summary.indexed:
@@ -344,12 +342,3 @@ def _row(chunk: Chunk) -> Row:
         line_end=chunk.line_end,
         metadata=chunk.metadata,
     )
-
-
-def _cache_shortlists(writer: StoreWriter) -> None:
-    from adaptive_search.segment_search import build_shortlist, shortlist_key
-
-    for segment in writer.segments:
-        shortlist = build_shortlist(segment)
-        if shortlist is not None:
-            writer.write_cache(segment, shortlist.to_bytes(), key=shortlist_key())

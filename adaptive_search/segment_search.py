@@ -1,74 +1,182 @@
-"""Segments of a store as the funnel sees them: bands, live rows, shortlists."""
+"""Segments of a store as the funnel sees them: bands, live rows, and the plan of their search.
+
+The plan is an attribute of the manifest. A plan with lists needs two things more, which are caches:
+the file of centroids and means, whose checksum the manifest has, and for each segment the list of
+each row. The second is made anew where it is missing; without the first, all codes are scanned.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_search.errors import StoreFormatError
+from adaptive_search.errors import QueryError
 from adaptive_search.indexes.flat import FunnelSegment
 from adaptive_search.indexes.funnel import Funnel
+from adaptive_search.indexes.plan import DEFAULT_RECALL, Plan
+from adaptive_search.manifest import Scalar, StoreSpec
 from adaptive_search.segment import Segment
+from adaptive_search.shortlist_cache import LISTS_FILE, read_cache
 from adaptive_search.store import Store
 
-if TYPE_CHECKING:
-    from adaptive_search.indexes.shortlist import Shortlist
+PLAN = "plan"  # the manifest attribute of the plan, as JSON
+LISTS = "lists"  # that of the SHA-256 of LISTS_FILE
 
-# Below this a scan of the heads takes less time than loading FAISS.
-MIN_SHORTLIST_ROWS = 8192
+
+@dataclass(frozen=True, eq=False)
+class KeptLists:
+    """The lists of an index as they were written: float16 centroids, float16 means."""
+
+    centroids: NDArray[np.float16]
+    means: NDArray[np.float16]
+    key: str  # what the lists of a segment's rows are kept under
+
+    def rows_of(self, segment: FunnelSegment, spec: StoreSpec, threads: int) -> NDArray[np.uint32]:
+        """The list of each row of a segment, worked out: uint32 (rows,)."""
+        from adaptive_search.indexes.heads import assign
+
+        return assign(segment, self.centroids, dims=spec.dims, threads=threads)
 
 
 def open_funnel(store: Store, *, threads: int) -> Funnel:
-    """The funnel over all segments of a store; damaged or missing shortlists are rebuilt."""
-    bands = len(store.dims)
+    """The funnel over all segments of a store, by its plan."""
+    plan = read_plan(store.attributes)
+    lists = read_lists(store.path, store.attributes, store.spec)
+    if plan is not None and (lists is None or plan.head_dim not in store.dims):
+        plan = plan.without_lists() if plan.head_dim in store.dims else None
+    segments = [funnel_segment(store, segment) for segment in store.segments]
+    if lists is not None and plan is not None and plan.lists:
+        segments = [
+            _with_lists(store, segment, part, lists, threads)
+            for segment, part in zip(store.segments, segments, strict=True)
+        ]
     return Funnel(
-        [
-            FunnelSegment(
-                bands=[segment.band(i) for i in range(bands)],
-                live=segment.live,
-                lengths=_lengths(segment, bands) if store.spec.is_foreign else None,
-                shortlist=_load_shortlist(store, segment),
-            )
-            for segment in store.segments
-        ],
+        segments,
         store.spec.dims,
         prefix_energy=store.spec.prefix_energy,
+        plan=plan,
+        means=lists.means if lists is not None and plan is not None and plan.lists else None,
         threads=threads,
     )
 
 
-def build_shortlist(segment: Segment) -> Shortlist | None:
-    """The FAISS shortlist of a segment, or None where a scan of the heads is faster."""
-    if segment.rows < MIN_SHORTLIST_ROWS:
+def make_plan(
+    store: Store, *, recall: float = DEFAULT_RECALL, threads: int, wait: bool = False
+) -> Plan:
+    """Measure the rows of an index, choose how to search them, and record it.
+
+    Args:
+        store: the index, with all its bands.
+        recall: share of the true ten best that searches are to find.
+        threads: threads to use.
+        wait: wait for another writer instead of refusing.
+
+    Raises:
+        QueryError: recall is no share, or the index has no rows or not all its bands.
+        StoreError: the index is being written, or the disk refuses.
+    """
+    from adaptive_search.indexes.tuning import tune
+
+    if not 0 < recall <= 1:
+        raise QueryError(f"recall={recall} must be above 0 and at most 1")
+    if not store.rows or store.dims != store.spec.dims:
+        raise QueryError(f"{store.path} has no rows or lacks bands; nothing can be measured")
+    segments = [funnel_segment(store, segment) for segment in store.segments]
+    tuned = tune(
+        segments,
+        store.spec.dims,
+        prefix_energy=store.spec.prefix_energy,
+        recall_target=recall,
+        threads=threads,
+    )
+    attributes: dict[str, Scalar] = {PLAN: tuned.plan.to_json(), LISTS: ""}
+    with store.writer(wait=wait) as writer:
+        if tuned.lists is not None and tuned.assigned is not None:
+            data = tuned.lists.centroids.tobytes() + tuned.lists.means.tobytes()
+            attributes[LISTS] = hashlib.sha256(data).hexdigest()
+            writer.write_lists(data)
+            for segment, rows in zip(store.segments, tuned.assigned, strict=True):
+                if segment.directory.is_dir():
+                    writer.write_cache(segment, rows.tobytes(), key=str(attributes[LISTS]))
+        writer.set_attributes(attributes)
+    return tuned.plan
+
+
+def is_plan_due(store: Store) -> bool:
+    """Whether an index has grown, or shrunk, so much that its plan should be made anew."""
+    from adaptive_search.indexes.tuning import MIN_TUNED_ROWS
+
+    if store.rows < MIN_TUNED_ROWS or store.dims != store.spec.dims:
+        return False
+    plan = read_plan(store.attributes)
+    return plan is None or not plan.fits(store.rows)
+
+
+def read_plan(attributes: Mapping[str, Scalar]) -> Plan | None:
+    """The plan that a manifest records; None if there is none that this program understands."""
+    try:
+        return Plan.from_json(str(attributes[PLAN]))
+    except (KeyError, ValueError, RecursionError):
         return None
-    from adaptive_search.indexes.shortlist import Shortlist
-
-    return Shortlist.build(segment.band(0))
 
 
-def shortlist_key() -> str:
-    """What a kept shortlist depends on besides the segment's heads."""
-    return "fp16-codes-v1"
+def read_lists(path: Path, attributes: Mapping[str, Scalar], spec: StoreSpec) -> KeptLists | None:
+    """The lists of an index's plan; None if it has none, or they are missing or damaged."""
+    from adaptive_search.indexes.heads import CLUSTER_DIM, ROUTE_DIM, dim_up_to
+
+    plan, key = read_plan(attributes), str(attributes.get(LISTS, ""))
+    if plan is None or not plan.lists:
+        return None
+    widths = [dim_up_to(spec.dims, dim) for dim in (CLUSTER_DIM, ROUTE_DIM)]
+    file, size = path / LISTS_FILE, 2 * plan.lists * sum(widths)
+    try:
+        if file.is_symlink() or not file.is_file() or file.stat().st_size != size:
+            return None
+        data = file.read_bytes()
+    except OSError:
+        return None
+    if hashlib.sha256(data).hexdigest() != key:
+        return None
+    numbers = np.frombuffer(data, np.float16)
+    centroids, means = np.split(numbers, [plan.lists * widths[0]])
+    return KeptLists(
+        centroids.reshape(plan.lists, widths[0]), means.reshape(plan.lists, widths[1]), key
+    )
+
+
+def funnel_segment(store: Store, segment: Segment) -> FunnelSegment:
+    """A segment's vectors, without lists."""
+    bands = len(store.dims)
+    return FunnelSegment(
+        bands=[segment.band(i) for i in range(bands)],
+        live=segment.live,
+        lengths=_lengths(segment, bands) if store.spec.is_foreign else None,
+    )
+
+
+def kept_rows(segment: Segment, lists: KeptLists) -> NDArray[np.uint32] | None:
+    """The list of each row of a segment, as kept; None if that is missing or damaged."""
+    kept = read_cache(segment, key=lists.key)
+    if kept is None or len(kept) != 4 * segment.rows:
+        return None
+    rows = np.frombuffer(kept, np.uint32)
+    return rows if int(rows.max(initial=0)) < len(lists.means) else None
+
+
+def _with_lists(
+    store: Store, segment: Segment, part: FunnelSegment, lists: KeptLists, threads: int
+) -> FunnelSegment:
+    rows = kept_rows(segment, lists)
+    if rows is None:
+        rows = lists.rows_of(part, store.spec, threads)
+        store.write_cache(segment, rows.tobytes(), key=lists.key)
+    return FunnelSegment(part.bands, part.live, part.lengths, rows)
 
 
 def _lengths(segment: Segment, bands: int) -> list[NDArray[np.float32]]:
     return [np.ascontiguousarray(segment.norms[:, i]) for i in range(bands)]
-
-
-def _load_shortlist(store: Store, segment: Segment) -> Shortlist | None:
-    if segment.rows < MIN_SHORTLIST_ROWS:
-        return None
-    from adaptive_search.indexes.shortlist import Shortlist
-    from adaptive_search.shortlist_cache import read_cache
-
-    kept = read_cache(segment, key=shortlist_key())
-    if kept is not None:
-        try:
-            return Shortlist.from_bytes(kept, rows=segment.rows, dim=store.spec.dims[0])
-        except StoreFormatError:
-            kept = None
-    shortlist = Shortlist.build(segment.band(0))
-    store.write_cache(segment, shortlist.to_bytes(), key=shortlist_key())
-    return shortlist

@@ -20,7 +20,8 @@ from adaptive_search.evaluation import Searcher, rank_documents
 from adaptive_search.evaluation_sets import DEPTH, PairSet, Quality, RetrievalSet
 from adaptive_search.index import AdaptiveIndex, exists
 from adaptive_search.indexes.flat import FunnelSegment
-from adaptive_search.indexes.funnel import DEFAULT_SHORTLIST, Funnel, SearchResult
+from adaptive_search.indexes.funnel import Funnel, SearchResult
+from adaptive_search.indexes.plan import DEFAULT_SHORTLIST
 from adaptive_search.metrics import spearman
 from adaptive_search.reporting import IndexSearcher
 from adaptive_search.reports import rerank_dims

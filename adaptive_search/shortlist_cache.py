@@ -1,4 +1,4 @@
-"""The shortlist of a segment, kept beside it: a cache that is checked before it is used.
+"""The list of each row of a segment, kept beside it: a cache that is checked before it is used.
 
 The file is the payload followed by the key, the key's length (4 bytes, little-endian), a SHA-256
 and a magic word. The hash covers the checksum of the segment's lowest band, the payload and the
@@ -13,7 +13,8 @@ from contextlib import suppress
 from adaptive_search.segment import Segment
 from adaptive_search.storage_io import StorageIO, disk_errors, replace_file
 
-CACHE_FILE = "shortlist.faiss"
+CACHE_FILE = "lists.cache"
+LISTS_FILE = "lists.bin"  # beside the manifest, which knows its checksum
 MAGIC = b"ADSHORT1"
 HASH_BYTES = hashlib.sha256().digest_size
 TAIL_BYTES = 4 + HASH_BYTES + len(MAGIC)

@@ -189,7 +189,7 @@ class Store:
                 self._io.rmdir(self.path)
 
     def write_cache(self, segment: Segment, payload: bytes, *, key: str) -> bool:
-        """Keep a segment's shortlist for the next reader, if nothing stands in the way.
+        """Keep the lists of a segment's rows for the next reader, if nothing stands in the way.
 
         Returns:
             Whether it was kept: not while a writer runs, and not on a read-only disk.
@@ -222,7 +222,7 @@ class Store:
 
     def disk_usage(self) -> dict[str, int]:
         """Bytes on disk by kind: manifest, chunks, documents, band_0064, ..., shortlist."""
-        from adaptive_search.shortlist_cache import CACHE_FILE
+        from adaptive_search.shortlist_cache import CACHE_FILE, LISTS_FILE
 
         usage = {"manifest": (self.path / MANIFEST_FILE).stat().st_size}
         usage |= {name.removesuffix(".arrow"): 0 for name in self.spec.data_files}
@@ -235,6 +235,8 @@ class Store:
                 usage["deleted"] += segment.entry.tombstones.entry.bytes
             cache = segment.directory / CACHE_FILE
             usage["shortlist"] += cache.stat().st_size if cache.is_file() else 0
+        lists = self.path / LISTS_FILE
+        usage["shortlist"] += lists.stat().st_size if lists.is_file() else 0
         return usage
 
     def verify(self, *, deep: bool = True) -> VerifyReport:

@@ -24,8 +24,13 @@ from adaptive_search.segment_writer import (
     SegmentWriter,
     make_block,
 )
-from adaptive_search.shortlist_cache import write_cache
-from adaptive_search.storage_io import StorageIO, check_free_space, disk_errors
+from adaptive_search.shortlist_cache import LISTS_FILE, write_cache
+from adaptive_search.storage_io import (
+    StorageIO,
+    check_free_space,
+    disk_errors,
+    replace_file,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +225,16 @@ class StoreWriter:
             StoreError: the disk refuses.
         """
         write_cache(self._io, segment, payload, key=key)
+
+    def write_lists(self, data: bytes) -> None:
+        """Keep what the lists of all segments share; an attribute is to know its checksum.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        path = self._publisher.root / LISTS_FILE
+        with disk_errors("write", path):
+            replace_file(self._io, path, data)
 
     def close(self) -> None:
         """Drop what was not committed and remove its files."""

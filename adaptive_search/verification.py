@@ -24,7 +24,7 @@ from adaptive_search.manifest import (
 )
 from adaptive_search.segment import SEGMENTS, Segment
 from adaptive_search.segment_writer import has_weight, prefix_norms
-from adaptive_search.shortlist_cache import CACHE_FILE, has_whole_cache
+from adaptive_search.shortlist_cache import CACHE_FILE, LISTS_FILE, has_whole_cache
 from adaptive_search.storage_io import LOCK_FILE, FileEntry
 from adaptive_search.store import present_bands
 
@@ -254,7 +254,7 @@ def _check_unique(root: Path, segments: Sequence[Segment]) -> None:
 def _orphans(root: Path, manifest: Manifest) -> Iterator[str]:
     """Files and directories that nothing in the index asks for."""
     for child in root.iterdir():
-        if child.name not in (MANIFEST_FILE, SEGMENTS, LOCK_FILE):
+        if child.name not in (MANIFEST_FILE, SEGMENTS, LOCK_FILE, LISTS_FILE):
             yield str(child)
     named = {entry.name: entry for entry in manifest.segments}
     segments = root / SEGMENTS

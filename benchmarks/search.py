@@ -1,134 +1,218 @@
-"""Funnel against flat and graph search: recall@10 and latency of single queries on one core.
+"""The funnel beside other libraries: recall@10, latency, build time and bytes of one core.
 
-    python benchmarks/search.py --rows 100000 --json search.json
+    python benchmarks/search.py --rows 100000 --peers all --json search.json --plot search.svg
+    python benchmarks/search.py --vectors passages.npy --questions questions.npy
 
-The vectors are synthetic (`synthetic.py`). Ways take turns query by query, so that what else the
-machine does falls on all of them. Times are processor time, which on one idle core is wall time;
-figures are the median over the rounds.
+The vectors are synthetic (`synthetic.py` describes their spectrum) or rows of a .npy file, such as
+`corpus_vectors.py` writes; without a file of questions, noisy copies of rows ask. Each index is
+built, measured and dropped before the next. Times are processor time of one thread, which on an idle core
+is wall time; on a busy machine caches and memory are still shared, so compare within a run.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, when the libraries are loaded
 
-import faiss
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from search_peers import PEERS, Built
 from synthetic import DIMS, PREFIX_ENERGY, SyntheticVectors
 
 from adaptive_search import tables
 from adaptive_search.indexes.flat import FunnelSegment
 from adaptive_search.indexes.funnel import Funnel
-from adaptive_search.indexes.shortlist import Shortlist
+from adaptive_search.indexes.heads import gather
+from adaptive_search.indexes.tuning import tune
 from adaptive_search.kernels import _native
 
 K = 10
 SEGMENT_ROWS = 32_768
+TARGETS = (0.95, 0.98, 0.99)
+NOISE = 0.5  # length of what is added to a row to make a question of it
 Way = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 
 
-def build_funnel(vectors: NDArray[np.float16]) -> Funnel:
-    """Cut the vectors into segments and bands, as an index on disk is."""
-    segments = []
-    for start in range(0, len(vectors), SEGMENT_ROWS):
-        rows = vectors[start : start + SEGMENT_ROWS]
-        bands = [np.ascontiguousarray(band) for band in np.split(rows, DIMS[:-1], axis=1)]
-        segments.append(FunnelSegment(bands, shortlist=Shortlist.build(bands[0])))
-    return Funnel(segments, DIMS, prefix_energy=PREFIX_ENERGY)
+def segments_of(vectors: NDArray[np.float16]) -> list[FunnelSegment]:
+    """Cut vectors into segments and bands, as an index on disk is."""
+    return [
+        FunnelSegment([np.ascontiguousarray(band) for band in np.split(rows, DIMS[:-1], axis=1)])
+        for rows in np.split(vectors, range(SEGMENT_ROWS, len(vectors), SEGMENT_ROWS))
+    ]
 
 
-def funnel_ways(funnel: Funnel) -> dict[str, Way]:
-    """Ways through the funnel, by the length of the shortlist and the final dimension."""
-    ways: dict[str, Way] = {"exact 1536 (ours)": lambda q: funnel.search(q, K, exact=True).rows}
-    for dim in (512, 1536):
-        for shortlist in (200, 500, 1000, 2000):
+def energy_of(vectors: NDArray[np.float16]) -> list[float]:
+    """Share of the squared length in each prefix; it must be the same for all rows."""
+    rows = vectors[:: max(1, len(vectors) // 1000)].astype(np.float32)
+    shares = np.stack([np.square(rows[:, :dim]).sum(axis=1) for dim in DIMS])
+    if shares.std(axis=1).max() > 1e-3:
+        raise SystemExit(
+            "the prefixes of these vectors differ in length; this script compares equals"
+        )
+    found: list[float] = (shares.mean(axis=1) / shares[-1].mean()).tolist()
+    return found
 
-            def way(q: NDArray[np.float32], dim: int = dim, shortlist: int = shortlist) -> Any:  # noqa: ANN401
-                return funnel.search(q, K, dim=dim, shortlist=shortlist).rows
 
-            ways[f"funnel 64 -> {dim}, K={shortlist}"] = way
-    return ways
+def noisy_rows(vectors: NDArray[np.float16], count: int, seed: int = 1) -> NDArray[np.float32]:
+    """Rows with noise of a length of NOISE added, float32."""
+    rng = np.random.default_rng(seed)
+    rows = vectors[np.sort(rng.choice(len(vectors), count, replace=False))].astype(np.float32)
+    noise = rng.standard_normal(rows.shape, dtype=np.float32) * rows.std(axis=0)
+    return rows + NOISE * noise / np.linalg.norm(noise, axis=1, keepdims=True)
 
 
-def other_ways(vectors: NDArray[np.float16], graphs: bool) -> dict[str, Way]:
-    """Ways of other libraries over the full vectors, in float32."""
-    wide = vectors.astype(np.float32)
-    flat = faiss.IndexFlatIP(wide.shape[1])
-    flat.add(wide)
-    ways: dict[str, Way] = {"FAISS flat 1536": lambda q: flat.search(q, K)[1]}
-    if graphs:
-        import hnswlib
+def ours(segments: list[FunnelSegment], energy: list[float]) -> Iterator[Built]:
+    """The funnel by plans for several recalls, at full dims and at a depth chosen by query."""
+    for target in TARGETS:
+        start = time.process_time()
+        tuned = tune(segments, DIMS, prefix_energy=energy, recall_target=target)
+        listed = segments
+        if tuned.assigned is not None:
+            pairs = zip(segments, tuned.assigned, strict=True)
+            listed = [FunnelSegment(part.bands, lists=rows) for part, rows in pairs]
+        means = None if tuned.lists is None else tuned.lists.means
+        funnel = Funnel(listed, DIMS, prefix_energy=energy, plan=tuned.plan, means=means)
+        resident = funnel.resident_bytes / funnel.rows
+        seconds = time.process_time() - start
+        plan = tuned.plan
+        note = f"{plan.kind} {plan.head_dim}-d, K={plan.shortlist}, kept={plan.kept}"
+        note += f", {plan.nprobe} of {plan.lists} lists" if plan.lists else ""
+        print(f"plan for {target}: {note}, recall on held-out rows {plan.recall}", flush=True)
+        ways: dict[str, Way] = {}
+        for dim in (DIMS[-1], "auto"):
 
-        graph = hnswlib.Index(space="ip", dim=wide.shape[1])
-        graph.init_index(max_elements=len(wide), M=16, ef_construction=100)
-        graph.set_num_threads(1)
-        graph.add_items(wide)
-        for ef in (64, 128, 256):
+            def way(q: NDArray[np.float32], funnel: Funnel = funnel, dim: Any = dim) -> Any:  # noqa: ANN401
+                return funnel.search(q, K, dim=dim).rows
 
-            def way(q: NDArray[np.float32], ef: int = ef) -> Any:  # noqa: ANN401
-                graph.set_ef(ef)
-                return graph.knn_query(q, K)[0]
-
-            ways[f"hnswlib M16, ef={ef}"] = way
-    return ways
+            ways[f"{target} {dim}"] = way
+        yield Built("funnel", ways, seconds, resident, 2.0 * DIMS[-1])
 
 
 def measure(
-    ways: dict[str, Way], queries: NDArray[np.float32], truth: NDArray[np.int64], rounds: int
-) -> pd.DataFrame:
-    """Recall and latency of each way, all ways in turn for each query."""
-    times = {name: np.empty((rounds, len(queries))) for name in ways}
-    found = {name: 0 for name in ways}
-    for name, way in ways.items():
-        hits = [set(way(q[None])[0].tolist()) for q in queries]  # warms up, too
-        found[name] = sum(len(h & set(t)) for h, t in zip(hits, truth.tolist(), strict=True))
-    for round_ in range(rounds):
-        for i, query in enumerate(queries):
-            for name, way in ways.items():
+    built: Built, queries: NDArray[np.float32], truth: NDArray[np.int64], rounds: int
+) -> list[dict[str, Any]]:
+    """Recall, latency of single queries, and queries per second of a batch, of each way."""
+    records = []
+    for name, way in built.ways.items():
+        start = time.process_time()
+        found = way(queries)
+        batch = time.process_time() - start
+        times = np.empty((rounds, len(queries)))
+        for round_ in range(rounds):
+            for i, query in enumerate(queries):
                 start = time.process_time()
                 way(query[None])
-                times[name][round_, i] = (time.process_time() - start) * 1e3
-    return pd.DataFrame(
-        {
-            "way": list(ways),
-            "recall@10": [found[name] / truth.size for name in ways],
-            "p50_ms": [float(np.median(np.median(t, axis=1))) for t in times.values()],
-            "p99_ms": [float(np.median(np.percentile(t, 99, axis=1))) for t in times.values()],
-        }
-    )
+                times[round_, i] = time.process_time() - start
+        hits = (found[:, :, None] == truth[:, None, :]).any(axis=1)
+        times = np.median(times, axis=0) * 1e3
+        records.append(
+            {
+                "index": built.name,
+                "way": name,
+                "recall@10": float(hits.mean()),
+                "p50_ms": float(np.median(times)),
+                "p99_ms": float(np.percentile(times, 99)),
+                "batch_qps": len(queries) / batch,
+                "build_s": built.seconds,
+                "resident_bytes": built.resident_bytes,
+                "disk_bytes": built.disk_bytes,
+            }
+        )
+    return records
+
+
+def plot(table: pd.DataFrame, path: Path) -> None:
+    """Draw latency over recall, one line an index."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    for name, rows in table[table["recall@10"] >= 0.8].groupby("index", sort=False):
+        front = rows.sort_values("recall@10")
+        axes.plot(front["recall@10"], front["p50_ms"], marker="o", label=name)
+    axes.set(xlabel="recall@10", ylabel="p50 of a query, ms of one core", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path)
 
 
 def main() -> None:
     """Run the comparison and print one table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--queries", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--graphs", action="store_true", help="also hnswlib (slow to build)")
+    parser.add_argument("--vectors", type=Path, help=".npy of float16 rows of 1,536 dims")
+    parser.add_argument("--questions", type=Path, help=".npy of questions about them")
+    parser.add_argument("--queries", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--peers", nargs="*", default=["faiss-flat"], help=f"of {', '.join(PEERS)}")
     parser.add_argument("--json", type=Path, help="write the figures and the machine here")
+    parser.add_argument("--plot", type=Path, help="draw the fronts here, as SVG")
     args = parser.parse_args()
-    source = SyntheticVectors(args.rows)
-    vectors = np.concatenate([block.astype(np.float16) for block in source.blocks()])
-    queries = source.queries(args.queries)
-    funnel = build_funnel(vectors)
-    truth = funnel.search(queries, K, exact=True).rows
-    ways = funnel_ways(funnel) | other_ways(vectors, args.graphs)
-    table = measure(ways, queries, truth, args.rounds)
-    cells: tables.Cells = {name: "{:.3f}".format for name in table.columns if name != "way"}
+    if args.vectors:
+        vectors = np.load(args.vectors, mmap_mode="r")[: args.rows]
+        energy = energy_of(vectors)
+        queries = (
+            np.load(args.questions)[: args.queries].astype(np.float32)
+            if args.questions
+            else noisy_rows(vectors, args.queries)
+        )
+    else:
+        source = SyntheticVectors(args.rows)
+        vectors = np.concatenate([block.astype(np.float16) for block in source.blocks()])
+        energy, queries = list(PREFIX_ENERGY), source.queries(args.queries)
+    segments = segments_of(vectors)
+    exact = Funnel(segments, DIMS, prefix_energy=energy)
+    truth = exact.search(queries, K, exact=True).rows
+    ways = {"exact": lambda q: exact.search(q, K, exact=True).rows}
+    records = measure(
+        Built("exact (ours)", ways, 0.0, 0.0, 2.0 * DIMS[-1]), queries[:20], truth[:20], 1
+    )
+    for built in ours(segments, energy):
+        records += measure(built, queries, truth, args.rounds)
+    del built
+    everything = np.arange(len(vectors))
+    for name in PEERS if args.peers == ["all"] else args.peers:
+        wide = gather(segments, everything, len(DIMS))
+        built = PEERS[name](wide)
+        if built is None:
+            print(f"{name} is not installed", flush=True)
+            continue
+        del wide
+        few = 100 if name == "faiss-flat" else len(queries)
+        records += measure(built, queries[:few], truth[:few], args.rounds)
+        del built
+        gc.collect()
+    table = pd.DataFrame(records)
+    cells: tables.Cells = {
+        "recall@10": "{:.4f}".format,
+        "p50_ms": "{:.3f}".format,
+        "p99_ms": "{:.3f}".format,
+        **dict.fromkeys(("batch_qps", "build_s", "resident_bytes", "disk_bytes"), "{:,.0f}".format),
+    }
     print(tables.to_text(table, cells))
+    if args.plot:
+        plot(table, args.plot)
     if args.json:
         machine = {"platform": platform.platform(), "level": _native.level(), "threads": 1}
-        figures = {"rows": args.rows, "queries": args.queries, "faiss": faiss.__version__}
+        figures = {
+            "rows": len(vectors),
+            "queries": len(queries),
+            "vectors": args.vectors.name if args.vectors else "synthetic",
+            "prefix_energy": [round(share, 4) for share in energy],
+        }
         result = machine | figures | {"ways": tables.to_records(table, list(table.columns))}
         args.json.write_text(json.dumps(result, indent=2) + "\n")
 

@@ -1,22 +1,19 @@
-"""Exact ranking: all rows of the segments, or given candidates, at one nesting dimension.
+"""Exact ranking of all rows of the segments at one nesting dimension.
 
-This is the oracle that every faster way is measured against, and the last stage of each of them:
-both score a row by the same native function, so they give it the same bits.
+This is the oracle that every faster way is measured against. The last stage of each of them scores
+rows by the same native function, so both give a row the same bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_search.kernels.rerank import rerank
-
-if TYPE_CHECKING:  # importing FAISS takes longer than searching a small index without it
-    from adaptive_search.indexes.shortlist import Shortlist
 
 Ranking = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -30,28 +27,22 @@ class FunnelSegment:
         live: bool (n,), False for deleted rows; None if all are live.
         lengths: float32 (n,) for each nesting dimension, the length of each row's prefix; None if
             all rows have the prefix lengths that the funnel was given.
-        shortlist: index over the heads; None to scan the heads themselves, exactly.
+        lists: uint32 (n,), the list that each row belongs to; None if rows are not in lists.
     """
 
     bands: Sequence[NDArray[np.float16]]
     live: NDArray[np.bool_] | None = None
     lengths: Sequence[NDArray[np.float32]] | None = None
-    shortlist: Shortlist | None = None
+    lists: NDArray[np.uint32] | None = None
 
     def __post_init__(self) -> None:
         """Refuse parts that do not fit together."""
         if not self.bands:
             raise ValueError("a segment needs at least its lowest band")
-        live = () if self.live is None else (self.live,)
-        per_row: list[Sized] = [*self.bands, *(self.lengths or ()), *live]
+        some = [values for values in (self.live, self.lists) if values is not None]
+        per_row: list[Sized] = [*self.bands, *(self.lengths or ()), *some]
         if any(len(values) != self.rows for values in per_row):
-            raise ValueError(f"bands, live and lengths of a segment must all have {self.rows} rows")
-        shortlist = self.shortlist
-        if shortlist is not None and (shortlist.rows, shortlist.dim) != self.bands[0].shape:
-            raise ValueError(
-                f"shortlist has shape {(shortlist.rows, shortlist.dim)}, the lowest band "
-                f"{self.bands[0].shape}"
-            )
+            raise ValueError(f"all parts of a segment must have its {self.rows} rows")
 
     @property
     def rows(self) -> int:
@@ -66,7 +57,6 @@ def rank(
     k: int,
     *,
     masks: Sequence[NDArray[np.bool_] | None],
-    candidates: NDArray[np.int64] | None = None,
     threads: int = 1,
 ) -> Ranking:
     """Find the k best rows for each query, exactly.
@@ -77,7 +67,6 @@ def rank(
         bands: number of bands to score by.
         k: hits per query, at least 1.
         masks: for each segment bool (n,), the rows that may be returned, or None for all.
-        candidates: int64 (nq, m), the rows to score, -1 for none; all rows if None.
         threads: threads to use.
 
     Returns:
@@ -87,18 +76,15 @@ def rank(
     parts = []
     first = 0
     for segment, mask in zip(segments, masks, strict=True):
-        local = None if candidates is None else _local(candidates, first, segment.rows)
-        if local is None or local.size:
-            scores, rows = rerank(
-                queries,
-                segment.bands[:bands],
-                k,
-                candidates=local,
-                mask=mask,
-                lengths=None if segment.lengths is None else segment.lengths[bands - 1],
-                threads=threads,
-            )
-            parts.append((scores, np.where(rows < 0, rows, rows + first)))
+        scores, rows = rerank(
+            queries,
+            segment.bands[:bands],
+            k,
+            mask=mask,
+            lengths=None if segment.lengths is None else segment.lengths[bands - 1],
+            threads=threads,
+        )
+        parts.append((scores, np.where(rows < 0, rows, rows + first)))
         first += segment.rows
     return merge(parts, len(queries), k)
 
@@ -137,12 +123,3 @@ def unit_rows(rows: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     unit: NDArray[np.float32] = np.zeros_like(wide)
     np.divide(wide, lengths, out=unit, where=lengths > 0)
     return unit
-
-
-def _local(candidates: NDArray[np.int64], first: int, rows: int) -> NDArray[np.int64]:
-    """Candidates that lie in a segment, as its own row numbers, -1 for the others."""
-    local = candidates - first
-    local[(local < 0) | (local >= rows)] = -1
-    if len(local) == 1:  # the usual case: no padding to step over
-        return local[:, local[0] >= 0]
-    return local

@@ -1,34 +1,36 @@
 """The funnel: a shortlist by the heads of the vectors, then exact scores at higher dimensions.
 
-    all rows --heads--> shortlist K --middle dims--> K / 4 --dim--> k hits
+    all rows --codes of the head--> shortlist --middle dim--> kept --dim--> k hits
 
-The middle stage is the first nesting dimension that is at least four times the head (256 for 64);
-it is there only when the final dimension lies above it. Whenever the shortlist could hold all rows
-that may be returned, every one of them is scored at the final dimension and the answer is exact.
+A plan says how: which head, how long the shortlist, how many are kept, and whether all codes are
+scanned or only those of the lists nearest to the query. The middle stage is the first nesting
+dimension that is at least four times the lowest (256 for 64); it is there only when the final
+dimension lies above it. Whenever the shortlist could hold all rows that may be returned, every one
+of them is scored at the final dimension and the answer is exact.
 """
 
 from __future__ import annotations
 
+import copy
+import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_search.errors import DimensionError, QueryError
-from adaptive_search.indexes.flat import FunnelSegment, Ranking, merge, rank, unit_rows
+from adaptive_search.indexes.flat import FunnelSegment, rank, unit_rows
+from adaptive_search.indexes.heads import router, scan_codes
+from adaptive_search.indexes.plan import Plan
+from adaptive_search.kernels.search import Codes, Found, Searcher
 
-# Candidates by default. Normalised 64-d heads of a trained encoder held 0.92, 0.96 and 0.98 of the
-# true ten best in 200, 500 and 1,000 candidates (38,693 passages).
-DEFAULT_SHORTLIST = 1000
-# The middle stage keeps a quarter, and never fewer than this or four times k: 256 dims then lose
-# nothing that 64 dims had found (benchmarks/search.py).
-_MIN_KEPT = 200
 _MIDDLE_FACTOR = 4
-# Where fewer rows than this share may be returned, their heads are gathered and scored, which is
-# then cheaper than a filtered scan of the index, and exact.
+# Where fewer rows than this share may be returned, their heads are scored one by one, which is
+# then cheaper than a filtered scan, and exact.
 _GATHER_SHARE = 0.02
 
 
@@ -41,7 +43,8 @@ class Stage:
         dim: coordinates that scores were computed from.
         scored: rows that could be scored for each query.
         kept: rows kept for each query at most.
-        ms: wall time for all queries, milliseconds.
+        ms: wall time for all queries, milliseconds; stages of one native call share its time as
+            its busiest thread spent its own.
     """
 
     name: str
@@ -58,12 +61,14 @@ class SearchResult:
     Attributes:
         rows: int64 (nq, m), m = min(k, rows of the funnel): the hits, best first, then -1. Row
             numbers run on from segment to segment.
-        scores: float32 (nq, m): cosine at the final dimension, then -inf.
+        scores: float32 (nq, m): cosine at the query's final dimension, then -inf.
+        dims: int64 (nq,), the final dimension of each query.
         stages: what was done, in order.
     """
 
     rows: NDArray[np.int64]
     scores: NDArray[np.float32]
+    dims: NDArray[np.int64]
     stages: tuple[Stage, ...]
 
 
@@ -73,6 +78,7 @@ class Funnel:
     Attributes:
         dims: nesting dimensions that all segments have.
         rows: number of vectors, deleted ones among them.
+        plan: how searches go.
     """
 
     def __init__(
@@ -81,19 +87,24 @@ class Funnel:
         dims: Sequence[int],
         *,
         prefix_energy: Sequence[float] | None = None,
+        plan: Plan | None = None,
+        means: NDArray[np.float16] | None = None,
         threads: int = 1,
     ) -> None:
-        """Take segments as they are; nothing is copied.
+        """Take segments as they are; their bands are not copied.
 
         Args:
             segments: the segments, in the order of their rows.
             dims: all nesting dimensions, rising.
             prefix_energy: squared length of each prefix, the same for every vector; None if each
                 segment brings the lengths of its rows.
+            plan: how to search; by default all codes of the lowest dimension are scanned.
+            means: float16 (lists, d), of the rows of each list; for plans with lists.
             threads: threads to use for each search.
 
         Raises:
-            ValueError: a segment does not fit the dims, or the lengths of prefixes are unknown.
+            ValueError: a segment or the plan does not fit the dims, or the lengths of prefixes are
+                unknown.
         """
         widths = [int(width) for width in np.diff((0, *dims))]
         available = len(dims)
@@ -108,16 +119,23 @@ class Funnel:
             available = min(available, len(found))
         self.dims = tuple(int(dim) for dim in dims[:available])
         self.rows = sum(segment.rows for segment in segments)
-        self._segments = tuple(segments)
-        self._scales = None if prefix_energy is None else [e**-0.5 for e in prefix_energy]
+        self.plan = Plan(self.dims[0]) if plan is None else plan
+        if self.plan.head_dim not in self.dims or (means is None) != (self.plan.lists == 0):
+            raise ValueError(f"{self.plan} does not fit the dims {self.dims}, or lacks its lists")
+        self._segments = tuple(segment for segment in segments if segment.rows)
+        self._given = tuple(segment.rows for segment in segments)
+        self._energy = None if prefix_energy is None else tuple(prefix_energy)
+        self._means = means
         self._threads = threads
+        live = [_all_rows(segment.live, segment.rows) for segment in segments]
+        self._live = np.concatenate(live) if any(s.live is not None for s in segments) else None
 
     def search(
         self,
         queries: NDArray[np.float32],
         k: int = 10,
         *,
-        dim: int | None = None,
+        dim: int | Literal["auto"] | None = None,
         shortlist: int | None = None,
         allowed: Sequence[NDArray[np.bool_] | None] | None = None,
         exact: bool = False,
@@ -125,14 +143,18 @@ class Funnel:
         """Find the k nearest vectors to each query by cosine.
 
         Hits come by descending score, equal scores by ascending row. The hits of a query do not
-        depend on the batch, the threads, or the division of the rows into segments.
+        depend on the batch, the threads, or the division of the rows into segments. The interpreter
+        lock is released while the native code works.
 
         Args:
             queries: float32 (nq, d), d at least dim: full vectors or prefixes, of any length.
             k: hits per query.
-            dim: nesting dimension of the final scores; the highest available if None.
-            shortlist: candidates taken from the heads; None for max(1000, 4 * k). With at least as
-                many as there are rows to choose from, the answer is exact.
+            dim: nesting dimension of the final scores; the highest available if None. "auto" goes
+                up from dimension to dimension for each query, and stops where higher ones can no
+                longer change which rows are the k best: provably, or within the recall that the
+                plan was tuned for.
+            shortlist: candidates taken from the heads; None for what the plan says. With at least
+                as many as there are rows to choose from, the answer is exact.
             allowed: for each segment bool (n,), the rows that may be returned, or None for all.
             exact: score every row at the final dimension.
 
@@ -140,141 +162,231 @@ class Funnel:
             DimensionError: dim is no nesting dimension, or its bands are not in this index.
             QueryError: a query is not finite, zero or too short, or k or shortlist makes no sense.
         """
-        dim = self.dims[-1] if dim is None else dim
-        if dim not in self.dims:
-            raise DimensionError(dim, self.dims)
-        shortlist = default_shortlist(k) if shortlist is None else shortlist
-        _check_counts(k, shortlist)
-        queries = _check_queries(queries, dim)
-        masks = self._masks(allowed)
-        search = _Search(self._segments, self.dims, self._scales, masks, queries, self._threads)
+        auto = dim == "auto"
+        final = self.dims[-1] if dim is None or dim == "auto" else dim
+        if final not in self.dims:
+            raise DimensionError(final, self.dims)
+        if k < 1:
+            raise QueryError(f"k={k} must be at least 1")
+        plan = self.plan.for_hits(k, shortlist)
+        if plan.shortlist < k:
+            raise QueryError(f"shortlist={shortlist} must be at least k={k}")
+        queries = _check_queries(queries, final)
+        mask = self._mask(allowed)
+        eligible = self.rows if mask is None else int(np.count_nonzero(mask))
         k = min(k, self.rows)
-        if exact or shortlist >= search.eligible or k == 0:
-            return search.finish(dim, k, "exact")
-        search.shortlist(shortlist)
-        middle = next((d for d in self.dims if d >= _MIDDLE_FACTOR * self.dims[0]), dim)
-        keep = max(_MIN_KEPT, shortlist // 4, 4 * k)
-        if middle < dim and keep < shortlist:
-            search.rerank(middle, keep)
-        return search.finish(dim, k, "rerank")
+        if exact or plan.shortlist >= eligible or k == 0:
+            return self._exact(queries, k, final, mask, eligible)
+        return self._cascade(queries, k, final, plan, mask, eligible, auto=auto)
 
-    def _masks(
-        self, allowed: Sequence[NDArray[np.bool_] | None] | None
-    ) -> list[NDArray[np.bool_] | None]:
-        """Rows of each segment that are live and allowed; None where that is all of them."""
-        allowed = [None] * len(self._segments) if allowed is None else allowed
-        if len(allowed) != len(self._segments):
-            raise QueryError(f"allowed has {len(allowed)} masks for {len(self._segments)} segments")
-        masks: list[NDArray[np.bool_] | None] = []
-        for segment, mask in zip(self._segments, allowed, strict=True):
-            if mask is not None and (mask.dtype != np.bool_ or mask.shape != (segment.rows,)):
-                raise QueryError(f"allowed must be one bool for each of {segment.rows} rows")
-            given = [m for m in (segment.live, mask) if m is not None]
-            both = np.logical_and.reduce(given) if given else None
-            masks.append(None if both is None or both.all() else both)
-        return masks
+    def with_plan(self, plan: Plan) -> Funnel:
+        """The same funnel with other numbers in its plan; codes and lists are shared."""
+        if (plan.head_dim, plan.lists) != (self.plan.head_dim, self.plan.lists):
+            raise ValueError(f"{plan} needs other codes than {self.plan}")
+        _ = self._heads, self._router, self._searcher
+        other = copy.copy(self)
+        other.plan = plan
+        return other
 
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of codes and lists that searches keep in memory; the bands stay where they are."""
+        router = self._router
+        return self._heads.bytes + (0 if router is None else router.bytes)
 
-@dataclass
-class _Search:
-    """The state of one search: the candidates so far, and the stages behind them."""
-
-    segments: Sequence[FunnelSegment]
-    dims: Sequence[int]
-    scales: Sequence[float] | None
-    masks: Sequence[NDArray[np.bool_] | None]
-    queries: NDArray[np.float32]
-    threads: int
-    counts: list[int] = field(init=False)  # rows of each segment that may be returned
-    eligible: int = field(init=False)  # their sum
-    candidates: NDArray[np.int64] | None = None  # all rows if None
-    stages: list[Stage] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.counts = [
-            segment.rows if mask is None else int(np.count_nonzero(mask))
-            for segment, mask in zip(self.segments, self.masks, strict=True)
-        ]
-        self.eligible = sum(self.counts)
-
-    def shortlist(self, keep: int) -> None:
-        """Choose candidates by their heads."""
-        head = self.dims[0]
-        with self._timed("shortlist", head, self.eligible, keep):
-            queries = self._queries_at(head)
-            parts = []
-            first = 0
-            for segment, mask, count in zip(self.segments, self.masks, self.counts, strict=True):
-                if count:
-                    scores, rows = self._heads(segment, mask, count, queries, keep)
-                    parts.append((scores, np.where(rows < 0, rows, rows + first)))
-                first += segment.rows
-            self.candidates = merge(parts, len(queries), keep)[1]
-
-    def rerank(self, dim: int, keep: int) -> None:
-        """Keep the candidates that are best at a higher dimension."""
-        with self._timed("rerank", dim, self._scored(), keep):
-            self.candidates = self._rank(dim, keep)[1]
-
-    def finish(self, dim: int, k: int, name: str) -> SearchResult:
-        """Score what is left at the final dimension."""
-        with self._timed(name, dim, self._scored(), k):
-            scores, rows = self._rank(dim, k) if k else merge([], len(self.queries), 0)
-        return SearchResult(rows, scores, tuple(self.stages))
-
-    def _heads(
+    def _exact(
         self,
-        segment: FunnelSegment,
-        mask: NDArray[np.bool_] | None,
-        count: int,
         queries: NDArray[np.float32],
-        keep: int,
-    ) -> Ranking:
-        if segment.shortlist is None or count < _GATHER_SHARE * segment.rows:
-            scaled = self._scaled(queries, 0)
-            return rank([segment], scaled, 1, min(keep, count), masks=[mask], threads=self.threads)
-        return segment.shortlist.search(queries, keep, mask=mask, threads=self.threads)
-
-    def _rank(self, dim: int, k: int) -> Ranking:
-        bands = self.dims.index(dim) + 1
-        return rank(
-            self.segments,
-            self._scaled(self._queries_at(dim), bands - 1),
-            bands,
-            k,
-            masks=self.masks,
-            candidates=self.candidates,
-            threads=self.threads,
+        k: int,
+        dim: int,
+        mask: NDArray[np.bool_] | None,
+        eligible: int,
+    ) -> SearchResult:
+        start = time.perf_counter()
+        level = self.dims.index(dim)
+        masks = self._split(mask)
+        scaled = self._scaled(queries, level)
+        scores, rows = rank(
+            self._segments, scaled, level + 1, k, masks=masks, threads=self._threads
         )
+        ms = (time.perf_counter() - start) * 1e3
+        stage = Stage("exact", dim, eligible, min(k, eligible), ms)
+        return SearchResult(rows, scores, np.full(len(queries), dim), (stage,))
 
-    def _queries_at(self, dim: int) -> NDArray[np.float32]:
-        return unit_rows(self.queries[:, :dim])
+    def _cascade(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        dim: int,
+        plan: Plan,
+        mask: NDArray[np.bool_] | None,
+        eligible: int,
+        *,
+        auto: bool,
+    ) -> SearchResult:
+        start = time.perf_counter()
+        rare = eligible < _GATHER_SHARE * self.rows
+        levels = self._levels(dim, plan, auto=auto)
+        steps = [(level + 1, plan.kept) for level in levels]
+        if rare:
+            head = self.dims.index(plan.head_dim)
+            steps = [(head + 1, plan.shortlist)] * (levels[0] > head) + steps
+            levels = [bands - 1 for bands, _ in steps]
+        scaled = self._scaled(queries, levels[-1])
+        margins = np.full((len(queries), len(levels)), np.inf, np.float32)
+        if auto:
+            margins = self._margins(scaled, levels)
+        found = self._searcher.search(
+            scaled,
+            k,
+            steps=steps,
+            margins=margins,
+            shortlist=plan.shortlist,
+            threads=self._threads,
+            **(self._gathered(mask) if rare else self._scanned(queries, plan, mask, eligible)),
+        )
+        ms = (time.perf_counter() - start) * 1e3
+        dims = np.array([self.dims[level] for level in levels])[found.taken - 1]
+        scores = self._cosines(scaled, found, levels) if auto else found.scores
+        stages = self._stages(found, ms, plan, steps, eligible, k, rare=rare)
+        return SearchResult(found.rows, scores, dims, stages)
+
+    def _levels(self, dim: int, plan: Plan, *, auto: bool) -> list[int]:
+        """Nesting dimensions to score candidates at, by number: the middle one, then the final."""
+        final = self.dims.index(dim)
+        least = max(_MIDDLE_FACTOR * self.dims[0], plan.head_dim + 1)
+        middle = next((i for i, d in enumerate(self.dims) if d >= least), final)
+        if auto:
+            return list(range(min(middle, final), final + 1))
+        return [middle, final] if middle < final and plan.kept < plan.shortlist else [final]
+
+    def _scanned(
+        self,
+        queries: NDArray[np.float32],
+        plan: Plan,
+        mask: NDArray[np.bool_] | None,
+        eligible: int,
+    ) -> dict[str, object]:
+        """Arguments of a search that takes its shortlist from the codes."""
+        options: dict[str, object] = {
+            "heads": self._heads,
+            "head_queries": _prefix(queries, plan.head_dim),
+            "mask": mask,
+        }
+        if self._router is not None:
+            # The neighbours that a filter leaves are farther away, and so are their lists.
+            nprobe = min(plan.lists, math.ceil(plan.nprobe * math.sqrt(self.rows / eligible)))
+            route = _prefix(queries, self._router.dim)
+            options |= {"router": self._router, "route_queries": route, "nprobe": nprobe}
+        return options
+
+    @staticmethod
+    def _gathered(mask: NDArray[np.bool_] | None) -> dict[str, object]:
+        """Arguments of a search that scores the heads of all rows that a rare filter leaves."""
+        assert mask is not None
+        return {"candidates": np.flatnonzero(mask).astype(np.int64)}
+
+    def _margins(self, scaled: NDArray[np.float32], levels: Sequence[int]) -> NDArray[np.float32]:
+        """How far below the k-th best a row can lie at each level and still end above it.
+
+        What the coordinates above a level add to a score is at most the product of the lengths of
+        both vectors there, for the row as for the k-th best. A tuned plan knows a tighter bound.
+        """
+        margins = np.full((len(scaled), len(levels)), np.inf, np.float32)
+        last = levels[-1]
+        for i, level in enumerate(levels[:-1]):
+            if self._energy is not None:
+                rest = np.linalg.norm(scaled[:, self.dims[level] :], axis=1)
+                margins[:, i] = 2 * rest * math.sqrt(self._energy[last] - self._energy[level])
+            if self.plan.margins and last == len(self.plan.margins) - 1:
+                margins[:, i] = np.minimum(margins[:, i], self.plan.margins[level])
+        margins[:, -1] = 0
+        return margins
+
+    def _cosines(
+        self, scaled: NDArray[np.float32], found: Found, levels: Sequence[int]
+    ) -> NDArray[np.float32]:
+        """Scores as cosines at the dimension that each query stopped at."""
+        scores = found.scores.copy()
+        for i, level in enumerate(levels[:-1]):
+            stopped = found.taken == i + 1
+            lengths = np.linalg.norm(scaled[stopped, : self.dims[level]], axis=1, keepdims=True)
+            if self._energy is not None:
+                lengths = lengths * np.sqrt(self._energy[level])
+            scores[stopped] /= lengths
+        return scores
+
+    def _stages(
+        self,
+        found: Found,
+        ms: float,
+        plan: Plan,
+        steps: Sequence[tuple[int, int]],
+        eligible: int,
+        k: int,
+        *,
+        rare: bool,
+    ) -> tuple[Stage, ...]:
+        """What a search did; the wall time is divided as the native code spent its own."""
+        share = ms / max(float(found.seconds.sum()), 1e-9)
+        spent = [float(seconds) * share for seconds in found.seconds]
+        counts = [min(plan.shortlist, eligible), *(kept for _, kept in steps[:-1]), k]
+        names = ["rerank"] * len(steps)
+        stages = []
+        if rare:
+            names[0] = "shortlist"
+            counts = [eligible, *counts[1:]]
+        else:
+            scored = eligible * plan.nprobe // plan.lists if plan.lists else eligible
+            stages.append(Stage("shortlist", plan.head_dim, scored, counts[0], spent[0]))
+        taken = int(found.taken.max(initial=1))
+        for i in range(taken):
+            kept = min(counts[i + 1] if i < len(steps) - 1 else k, counts[i])
+            counts[i + 1] = kept
+            dim = self.dims[steps[i][0] - 1]
+            stages.append(Stage(names[i], dim, counts[i], kept, spent[i + 1]))
+        return tuple(stages)
+
+    def _mask(self, allowed: Sequence[NDArray[np.bool_] | None] | None) -> NDArray[np.bool_] | None:
+        """Rows that are live and allowed, bool (rows,); None where that is all of them."""
+        if allowed is None:
+            return self._live
+        if len(allowed) != len(self._given):
+            raise QueryError(f"allowed has {len(allowed)} masks for {len(self._given)} segments")
+        parts = []
+        for rows, mask in zip(self._given, allowed, strict=True):
+            if mask is not None and (mask.dtype != np.bool_ or mask.shape != (rows,)):
+                raise QueryError(f"allowed must be one bool for each of {rows} rows")
+            parts.append(_all_rows(mask, rows))
+        both = np.concatenate(parts) if parts else np.zeros(0, np.bool_)
+        return both if self._live is None else both & self._live
+
+    def _split(self, mask: NDArray[np.bool_] | None) -> list[NDArray[np.bool_] | None]:
+        """A mask over all rows, segment by segment."""
+        if mask is None:
+            return [None] * len(self._segments)
+        ends = np.cumsum([segment.rows for segment in self._segments])[:-1]
+        return list(np.split(mask, ends)) if self._segments else []
+
+    @cached_property
+    def _heads(self) -> Codes:
+        bands = self.dims.index(self.plan.head_dim) + 1
+        return scan_codes(self._segments, bands, threads=self._threads, lists=self.plan.lists)
+
+    @cached_property
+    def _router(self) -> Codes | None:
+        return None if self._means is None else router(self._means)
+
+    @cached_property
+    def _searcher(self) -> Searcher:
+        bands = len(self.dims)
+        lengths = [s.lengths[:bands] for s in self._segments if s.lengths is not None]
+        return Searcher([segment.bands[:bands] for segment in self._segments], lengths)
 
     def _scaled(self, queries: NDArray[np.float32], level: int) -> NDArray[np.float32]:
-        """Unit queries, divided by the length that the prefixes of all rows share."""
-        return queries if self.scales is None else queries * np.float32(self.scales[level])
-
-    def _scored(self) -> int:
-        return self.eligible if self.candidates is None else self.candidates.shape[1]
-
-    @contextmanager
-    def _timed(self, name: str, dim: int, scored: int, kept: int) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        ms = (time.perf_counter() - start) * 1e3
-        self.stages.append(Stage(name, dim, scored, min(kept, scored), ms))
-
-
-def default_shortlist(k: int) -> int:
-    """Candidates that are taken from the heads for k hits, where none are asked for."""
-    return max(DEFAULT_SHORTLIST, 4 * k)
-
-
-def _check_counts(k: int, shortlist: int) -> None:
-    if k < 1:
-        raise QueryError(f"k={k} must be at least 1")
-    if shortlist < k:
-        raise QueryError(f"shortlist={shortlist} must be at least k={k}")
+        """Unit prefixes, divided by the length that the prefixes of all rows share."""
+        unit = unit_rows(queries[:, : self.dims[level]])
+        return unit if self._energy is None else unit * np.float32(self._energy[level] ** -0.5)
 
 
 def _check_queries(queries: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
@@ -288,3 +400,14 @@ def _check_queries(queries: NDArray[np.float32], dim: int) -> NDArray[np.float32
     if not queries.any(axis=1).all():
         raise QueryError("a query vector is zero, so it has no direction to search in")
     return queries
+
+
+def _prefix(queries: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
+    """The first `dim` coordinates, contiguous; zeros where a query has fewer."""
+    if queries.shape[1] >= dim:
+        return np.ascontiguousarray(queries[:, :dim])
+    return np.pad(queries, ((0, 0), (0, dim - queries.shape[1])))
+
+
+def _all_rows(mask: NDArray[np.bool_] | None, rows: int) -> NDArray[np.bool_]:
+    return np.ones(rows, np.bool_) if mask is None else mask

@@ -122,3 +122,50 @@ def rerank(
     rows: NDArray[np.int64],
 ) -> None:
     """Write the best rows for each query; see adaptive_search.kernels.rerank.rerank."""
+
+class Codes:
+    def __init__(
+        self,
+        bands: Sequence[Sequence[NDArray[np.uint16]]],
+        order: NDArray[np.int64] | None,
+        list_rows: NDArray[np.int64],
+        centre: NDArray[np.float32],
+        step: NDArray[np.float32],
+        unit: bool,
+        threads: int,
+    ) -> None: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def lists(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    def nearest(
+        self, queries: NDArray[np.float32], threads: int, found: NDArray[np.int64]
+    ) -> None: ...
+
+class Searcher:
+    def __init__(
+        self,
+        bands: Sequence[Sequence[NDArray[np.uint16]]],
+        lengths: Sequence[Sequence[NDArray[np.float32]]],
+    ) -> None: ...
+    def search(
+        self,
+        heads: Codes | None,
+        router: Codes | None,
+        head_queries: NDArray[np.float32] | None,
+        route_queries: NDArray[np.float32] | None,
+        candidates: NDArray[np.int64] | None,
+        nprobe: int,
+        shortlist: int,
+        mask: NDArray[np.bool_] | None,
+        queries: NDArray[np.float32],
+        steps: NDArray[np.int64],
+        margins: NDArray[np.float32],
+        threads: int,
+        scores: NDArray[np.float32],
+        found: NDArray[np.int64],
+        taken: NDArray[np.int64],
+        spent: NDArray[np.float64],
+    ) -> None: ...

@@ -2,12 +2,8 @@
 #include "rerank.h"
 
 #include <algorithm>
-#include <atomic>
-#include <cmath>
-#include <limits>
 #include <stdexcept>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include <nanobind/nanobind.h>
@@ -15,15 +11,13 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/vector.h>
 
-#include "simd_level.h"
+#include "hits.h"
+#include "parallel.h"
 
 namespace nb = nanobind;
 
 namespace adaptive_search {
 namespace {
-
-constexpr float kNoScore = -std::numeric_limits<float>::infinity();
-constexpr std::int64_t kNoRow = -1;
 
 // How far the gather runs ahead. Eight rows of 3 KB keep the memory pipeline full; more of them
 // push each other out of the first-level cache.
@@ -33,16 +27,6 @@ constexpr std::int64_t kPrefetchRows = 8;
 // rows come from memory once a group and the queries of the group stay in the second-level cache.
 constexpr std::int64_t kScanRows = 16;
 constexpr std::int64_t kScanQueries = 16;
-
-struct Hit {
-    float score;
-    std::int64_t row;
-};
-
-// A total order, so that the best k do not depend on how the work is divided.
-bool is_better(const Hit& a, const Hit& b) {
-    return a.score > b.score || (a.score == b.score && a.row < b.row);
-}
 
 // Keeps the k best hits; the worst of them is at the front of the heap.
 class Best {
@@ -78,18 +62,6 @@ class Best {
     std::vector<Hit> heap_;
 };
 
-DotF16 dot_of_level(Level level) {
-    switch (level) {
-#if defined(__x86_64__)
-        case Level::avx512: return dot_f16_avx512;
-        case Level::avx2: return dot_f16_avx2;
-#elif defined(__aarch64__)
-        case Level::neon: return dot_f16_neon;
-#endif
-        default: return dot_f16_reference;
-    }
-}
-
 // The rows of one segment and how to score them.
 struct Rows {
     std::vector<Band> bands;
@@ -102,10 +74,10 @@ struct Rows {
     bool allows(std::int64_t row) const { return mask == nullptr || mask[row]; }
 
     Hit score(std::int64_t row, const float* query) const {
-        float value = dot(bands.data(), static_cast<int>(bands.size()), row, query);
+        float lanes[kLanes] = {};
+        float value = dot(bands.data(), static_cast<int>(bands.size()), row, query, lanes);
         if (lengths != nullptr) value /= lengths[row];
-        // A total order needs comparable scores: what is no number ranks behind everything.
-        return {std::isnan(value) ? kNoScore : value, row};
+        return {comparable(value), row};
     }
 
     void prefetch(std::int64_t row) const {
@@ -124,21 +96,6 @@ struct Queries {
 
     const float* at(std::int64_t i) const { return data + i * dim; }
 };
-
-// Runs task(0) to task(count - 1) on up to `threads` threads; the caller's is one of them.
-// Plain threads, not OpenMP: a second OpenMP runtime in the process (FAISS, PyTorch) and a fork
-// after its first use are known to hang.
-template <typename Task>
-void run_tasks(std::int64_t count, std::int64_t threads, const Task& task) {
-    std::atomic<std::int64_t> next{0};
-    const auto work = [&] {
-        for (std::int64_t i = next++; i < count; i = next++) task(i);
-    };
-    std::vector<std::thread> others;
-    for (std::int64_t i = 1; i < std::min(count, threads); ++i) others.emplace_back(work);
-    work();
-    for (std::thread& thread : others) thread.join();
-}
 
 void best_candidates(const Rows& rows, const float* query, const std::int64_t* candidates,
                      std::int64_t count, Best& best) {
@@ -179,10 +136,11 @@ void scan(const Rows& rows, const Queries& queries, std::int64_t k, std::int64_t
         const std::int64_t size = std::min(kScanQueries, queries.count - first);
         parts[task].assign(static_cast<std::size_t>(size), Best(k));
     }
-    run_tasks(groups * ranges, threads, [&](std::int64_t task) {
+    run_tasks(parts.size(), static_cast<std::size_t>(threads), [&](std::size_t i, std::size_t) {
+        const std::int64_t task = static_cast<std::int64_t>(i);
         const std::int64_t range = task % ranges;
         scan_range(rows, queries, task / ranges * kScanQueries, rows.count * range / ranges,
-                   rows.count * (range + 1) / ranges, parts[static_cast<std::size_t>(task)]);
+                   rows.count * (range + 1) / ranges, parts[i]);
     });
     for (std::int64_t q = 0; q < queries.count; ++q) {
         const std::size_t first = static_cast<std::size_t>(q / kScanQueries * ranges);
@@ -224,7 +182,7 @@ Rows rows_of(const std::vector<BandArray>& bands, const std::optional<Input<bool
         }
         rows.lengths = lengths->data();
     }
-    rows.dot = dot_of_level(active_level());
+    rows.dot = active_dot_f16();
     return rows;
 }
 
@@ -264,7 +222,9 @@ void rerank(const Input<float, 2>& queries, const std::vector<BandArray>& bands,
     check_candidates(*candidates, rows.count);
     const std::int64_t per_query = static_cast<std::int64_t>(candidates->shape(1));
     nb::gil_scoped_release release;
-    run_tasks(batch.count, threads, [&](std::int64_t q) {
+    const auto queries_at_once = static_cast<std::size_t>(threads);
+    run_tasks(queries.shape(0), queries_at_once, [&](std::size_t i, std::size_t) {
+        const std::int64_t q = static_cast<std::int64_t>(i);
         Best best(k);
         best_candidates(rows, batch.at(q), candidates->data() + q * per_query, per_query, best);
         best.write(scores.data() + q * k, found.data() + q * k);

@@ -25,13 +25,15 @@ inline float fold(const __m256* lanes) {
 
 }  // namespace
 
-float dot_f16_avx2(const Band* bands, int nbands, std::int64_t row, const float* query) {
-    __m256 lanes[4] = {};
+float dot_f16_avx2(const Band* bands, int nbands, std::int64_t row, const float* query,
+                   float* lanes) {
+    __m256 sums[4];
+    for (int r = 0; r < 4; ++r) sums[r] = _mm256_loadu_ps(lanes + 8 * r);
     for (int b = 0; b < nbands; ++b) {
         const std::int64_t width = bands[b].width;
         const std::uint16_t* x = bands[b].data + row * width;
         std::int64_t j = 0;
-        for (; j + 32 <= width; j += 32) add_products(lanes, x + j, query + j);
+        for (; j + 32 <= width; j += 32) add_products(sums, x + j, query + j);
         if (j < width) {
             std::uint16_t x_tail[32] = {};
             float q_tail[32] = {};
@@ -39,11 +41,12 @@ float dot_f16_avx2(const Band* bands, int nbands, std::int64_t row, const float*
                 x_tail[i - j] = x[i];
                 q_tail[i - j] = query[i];
             }
-            add_products(lanes, x_tail, q_tail);
+            add_products(sums, x_tail, q_tail);
         }
         query += width;
     }
-    return fold(lanes);
+    for (int r = 0; r < 4; ++r) _mm256_storeu_ps(lanes + 8 * r, sums[r]);
+    return fold(sums);
 }
 
 }  // namespace adaptive_search

@@ -20,9 +20,10 @@ inline float fold(__m512 low, __m512 high) {
 
 }  // namespace
 
-float dot_f16_avx512(const Band* bands, int nbands, std::int64_t row, const float* query) {
-    __m512 low = _mm512_setzero_ps();   // lanes 0 to 15
-    __m512 high = _mm512_setzero_ps();  // lanes 16 to 31
+float dot_f16_avx512(const Band* bands, int nbands, std::int64_t row, const float* query,
+                     float* lanes) {
+    __m512 low = _mm512_loadu_ps(lanes);
+    __m512 high = _mm512_loadu_ps(lanes + 16);
     for (int b = 0; b < nbands; ++b) {
         const std::int64_t width = bands[b].width;
         const std::uint16_t* x = bands[b].data + row * width;
@@ -44,6 +45,8 @@ float dot_f16_avx512(const Band* bands, int nbands, std::int64_t row, const floa
         }
         query += width;
     }
+    _mm512_storeu_ps(lanes, low);
+    _mm512_storeu_ps(lanes + 16, high);
     return fold(low, high);
 }
 

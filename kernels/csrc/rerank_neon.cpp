@@ -25,14 +25,15 @@ inline float fold(const float32x4_t* lanes) {
 
 }  // namespace
 
-float dot_f16_neon(const Band* bands, int nbands, std::int64_t row, const float* query) {
-    float32x4_t lanes[8];
-    for (int r = 0; r < 8; ++r) lanes[r] = vdupq_n_f32(0.0f);
+float dot_f16_neon(const Band* bands, int nbands, std::int64_t row, const float* query,
+                   float* lanes) {
+    float32x4_t sums[8];
+    for (int r = 0; r < 8; ++r) sums[r] = vld1q_f32(lanes + 4 * r);
     for (int b = 0; b < nbands; ++b) {
         const std::int64_t width = bands[b].width;
         const std::uint16_t* x = bands[b].data + row * width;
         std::int64_t j = 0;
-        for (; j + 32 <= width; j += 32) add_products(lanes, x + j, query + j);
+        for (; j + 32 <= width; j += 32) add_products(sums, x + j, query + j);
         if (j < width) {
             std::uint16_t x_tail[32] = {};
             float q_tail[32] = {};
@@ -40,11 +41,12 @@ float dot_f16_neon(const Band* bands, int nbands, std::int64_t row, const float*
                 x_tail[i - j] = x[i];
                 q_tail[i - j] = query[i];
             }
-            add_products(lanes, x_tail, q_tail);
+            add_products(sums, x_tail, q_tail);
         }
         query += width;
     }
-    return fold(lanes);
+    for (int r = 0; r < 8; ++r) vst1q_f32(lanes + 4 * r, sums[r]);
+    return fold(sums);
 }
 
 }  // namespace adaptive_search

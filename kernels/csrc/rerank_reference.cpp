@@ -5,8 +5,6 @@
 namespace adaptive_search {
 namespace {
 
-constexpr int kLanes = 32;
-
 float half_to_float(std::uint16_t half) {
     const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000u) << 16;
     const std::uint32_t exponent = (half >> 10) & 0x1fu;
@@ -25,19 +23,21 @@ float half_to_float(std::uint16_t half) {
 
 }  // namespace
 
-float dot_f16_reference(const Band* bands, int nbands, std::int64_t row, const float* query) {
-    float lane[kLanes] = {};
+float dot_f16_reference(const Band* bands, int nbands, std::int64_t row, const float* query,
+                        float* lanes) {
     for (int b = 0; b < nbands; ++b) {
         const std::uint16_t* x = bands[b].data + row * bands[b].width;
         for (std::int64_t j = 0; j < bands[b].width; ++j) {
-            lane[j % kLanes] += half_to_float(x[j]) * query[j];
+            lanes[j % kLanes] += half_to_float(x[j]) * query[j];
         }
         query += bands[b].width;
     }
+    float folded[kLanes];
+    std::memcpy(folded, lanes, sizeof folded);
     for (int half = kLanes / 2; half > 0; half /= 2) {
-        for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
+        for (int i = 0; i < half; ++i) folded[i] += folded[i + half];
     }
-    return lane[0];
+    return folded[0];
 }
 
 }  // namespace adaptive_search

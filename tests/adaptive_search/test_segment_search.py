@@ -1,4 +1,4 @@
-"""Shortlists kept beside segments, and filters, over a store with enough rows to have one."""
+"""Plans kept in the manifest, lists kept beside segments, and filters, over a small store."""
 
 from __future__ import annotations
 
@@ -7,21 +7,27 @@ from typing import Any
 
 import pytest
 
-from adaptive_search import segment_search
 from adaptive_search.encoder.encoder import Encoder
+from adaptive_search.errors import QueryError
 from adaptive_search.index import AdaptiveIndex
-from adaptive_search.shortlist_cache import CACHE_FILE
+from adaptive_search.indexes import tuning
+from adaptive_search.segment_search import LISTS, PLAN, is_plan_due, read_plan
+from adaptive_search.shortlist_cache import CACHE_FILE, LISTS_FILE
 
-ROWS = 40
+ROWS = 150
 WORDS = "plants store energy light leaf cell water sun green heat".split()
 
 
 @pytest.fixture
 def index(tmp_path: Path, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> AdaptiveIndex:
-    """An index whose segments have shortlists, although it is small."""
-    monkeypatch.setattr(segment_search, "MIN_SHORTLIST_ROWS", 8)
+    """An index that is searched through lists, although it is small."""
+    monkeypatch.setattr(tuning, "MIN_TUNED_ROWS", 100)
+    monkeypatch.setattr(tuning, "MIN_LIST_ROWS", 100)
+    monkeypatch.setattr(tuning._Chooser, "cost", lambda _, plan: (not plan.lists, plan.shortlist))
+    monkeypatch.setattr(tuning, "_SHORTLISTS", (30, 60))
+    monkeypatch.setattr(tuning, "_MIN_KEPT", 20)
     created = AdaptiveIndex.create(tmp_path / "index", encoder=tiny_encoder, threads=1)
-    texts = [f"{WORDS[n % 10]} {WORDS[n // 10]} {n}" for n in range(ROWS)]
+    texts = [f"{WORDS[n % 10]} {WORDS[n // 10 % 10]} {n}" for n in range(ROWS)]
     created.add_texts(texts, metadata=[{"even": n % 2 == 0, "n": n} for n in range(ROWS)])
     return created
 
@@ -38,23 +44,35 @@ def reopened(index: AdaptiveIndex) -> AdaptiveIndex:
     return AdaptiveIndex.open(index.path, encoder=index.encoder, threads=1)
 
 
-def test_the_shortlist_is_kept_and_used(
-    index: AdaptiveIndex, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert cache(index).is_file()
-    expected = answer(index, shortlist=20)
-    monkeypatch.setattr("adaptive_search.indexes.shortlist.Shortlist.build", None)
+def test_a_plan_is_made_and_kept(index: AdaptiveIndex) -> None:
+    plan = read_plan(index.store.attributes)
+    assert plan is not None and plan.lists and plan.rows == ROWS and plan.recall_target == 0.98
+    assert cache(index).is_file() and (index.path / LISTS_FILE).is_file()
     again = reopened(index)
-    assert answer(again, shortlist=20) == expected
-    assert [stage.name for stage in again.search("x", 5, shortlist=20).stages] == [
-        "shortlist",
-        "rerank",
-    ]
+    assert again.funnel.plan == plan
+    assert answer(again) == answer(index)
+    assert again.verify().ok and not again.verify().orphans
+
+
+def test_a_plan_is_made_anew_when_the_index_has_doubled(index: AdaptiveIndex) -> None:
+    before = read_plan(index.store.attributes)
+    index.add_texts(["one more"], ids=["more"])
+    assert read_plan(index.store.attributes) == before and not is_plan_due(index.store)
+    index.add_texts([f"text {n}" for n in range(2 * ROWS)], ids=[f"t{n}" for n in range(2 * ROWS)])
+    after = read_plan(index.store.attributes)
+    assert after is not None and after.rows == 3 * ROWS + 1
+
+
+def test_the_recall_asked_for_last_stays(index: AdaptiveIndex) -> None:
+    assert index.tune(0.9).recall_target == 0.9
+    index.add_texts([f"text {n}" for n in range(2 * ROWS)], ids=[f"t{n}" for n in range(2 * ROWS)])
+    plan = read_plan(index.store.attributes)
+    assert plan is not None and (plan.recall_target, plan.rows) == (0.9, 3 * ROWS)
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "gone", "folder", "foreign"])
-def test_a_damaged_shortlist_is_rebuilt(index: AdaptiveIndex, damage: str) -> None:
-    expected, path = answer(index, shortlist=20), cache(index)
+def test_damaged_lists_of_rows_are_made_anew(index: AdaptiveIndex, damage: str) -> None:
+    expected, path = answer(index), cache(index)
     data = bytearray(path.read_bytes())
     path.unlink()
     if damage == "flip":
@@ -69,10 +87,39 @@ def test_a_damaged_shortlist_is_rebuilt(index: AdaptiveIndex, damage: str) -> No
     elif damage == "foreign":
         path.write_bytes(b"something else of a fair length, " * 10)
     again = reopened(index)
-    assert answer(again, shortlist=20) == expected
+    assert answer(again) == expected
     assert again.verify().ok
     if damage != "folder":
         assert cache(again).read_bytes() != b"" and not again.verify().damaged_caches
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone", "link"])
+def test_without_its_lists_an_index_scans_all_codes(index: AdaptiveIndex, damage: str) -> None:
+    path = index.path / LISTS_FILE
+    data = bytearray(path.read_bytes())
+    path.unlink()
+    if damage == "flip":
+        data[0] ^= 1
+        path.write_bytes(data)
+    elif damage == "cut":
+        path.write_bytes(data[:-2])
+    elif damage == "link":
+        path.with_name("elsewhere").write_bytes(data)
+        path.symlink_to("elsewhere")
+    again = reopened(index)
+    assert again.funnel.plan.lists == 0
+    assert answer(again, shortlist=ROWS) == answer(again, exact=True)
+    again.tune()
+    assert again.funnel.plan.lists > 0
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", "nonsense", "1" * 5000, '{"head_dim": 3}'])
+def test_a_plan_of_another_kind_is_as_none(index: AdaptiveIndex, text: str) -> None:
+    with index.store.writer() as writer:
+        writer.set_attributes({PLAN: text, LISTS: "x"})
+    again = reopened(index)
+    assert again.funnel.plan.rows == 0 and is_plan_due(again.store)
+    assert answer(again, shortlist=ROWS) == answer(again, exact=True)
 
 
 def test_a_whole_shortlist_is_the_exact_answer(index: AdaptiveIndex) -> None:
@@ -80,9 +127,18 @@ def test_a_whole_shortlist_is_the_exact_answer(index: AdaptiveIndex) -> None:
         assert answer(index, dim=dim, shortlist=ROWS) == answer(index, dim=dim, exact=True)
 
 
+def test_compaction_does_not_change_exact_hits(index: AdaptiveIndex) -> None:
+    index.add_texts([f"late text {n}" for n in range(5)], ids=[f"late{n}" for n in range(5)])
+    index.delete(["0", "7"])
+    before = answer(index, exact=True)
+    assert answer(index, shortlist=2 * ROWS) == before
+    index.compact()
+    assert answer(index, exact=True) == answer(index, shortlist=2 * ROWS) == before
+
+
 def test_filters_hold_in_every_path_of_the_funnel(index: AdaptiveIndex) -> None:
     index.delete(["0", "1"])
-    for options in ({"exact": True}, {"shortlist": 6}, {"shortlist": 1000}):
+    for options in ({"exact": True}, {"shortlist": 30}, {"shortlist": 1000}, {"dim": "auto"}):
         found = index.search("plants", 5, filter={"even": True}, **options)
         assert len(found) == 5
         assert all(hit.metadata["even"] and hit.document_id != "0" for hit in found)
@@ -90,10 +146,18 @@ def test_filters_hold_in_every_path_of_the_funnel(index: AdaptiveIndex) -> None:
     assert {hit.document_id for hit in few} == {"2", "4"}
 
 
-def test_no_shortlist_below_the_limit(
-    index: AdaptiveIndex, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = answer(index, exact=True)
-    monkeypatch.setattr(segment_search, "MIN_SHORTLIST_ROWS", ROWS + 1)
-    monkeypatch.setattr("adaptive_search.indexes.shortlist.Shortlist.from_bytes", None)
-    assert answer(reopened(index), shortlist=ROWS) == expected
+def test_automatic_depth_gives_the_dim_of_each_answer(index: AdaptiveIndex) -> None:
+    hits = index.search("plants", 5, dim="auto")
+    assert len(hits) == 5 and hits.dim in index.dims
+
+
+@pytest.mark.parametrize("recall", [0.0, -1.0, 1.1, float("nan")])
+def test_recall_must_be_a_share(index: AdaptiveIndex, recall: float) -> None:
+    with pytest.raises(QueryError, match="recall="):
+        index.tune(recall)
+
+
+def test_an_empty_index_has_no_plan(tmp_path: Path, tiny_encoder: Encoder) -> None:
+    empty = AdaptiveIndex.create(tmp_path / "empty", encoder=tiny_encoder)
+    with pytest.raises(QueryError, match="no rows"):
+        empty.tune()

@@ -7,7 +7,6 @@ import pytest
 from numpy.typing import NDArray
 
 from adaptive_search.indexes.flat import FunnelSegment, merge, rank, unit_rows
-from adaptive_search.indexes.shortlist import Shortlist
 
 
 def bands_of(n: int, widths: tuple[int, ...] = (4, 4), seed: int = 0) -> list[NDArray[np.float16]]:
@@ -19,18 +18,10 @@ def test_segments_are_ranked_as_one() -> None:
     parts = [bands_of(n, seed=n) for n in (5, 0, 9, 1)]
     whole = [np.concatenate([part[b] for part in parts]) for b in range(2)]
     queries = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
-    for candidates in (None, np.array([[0, 14, 7, -1], [5, 6, 4, 13], [-1, -1, -1, -1]])):
-        many = rank(
-            [FunnelSegment(part) for part in parts],
-            queries,
-            2,
-            4,
-            masks=[None] * 4,
-            candidates=candidates,
-        )
-        one = rank([FunnelSegment(whole)], queries, 2, 4, masks=[None], candidates=candidates)
-        np.testing.assert_array_equal(many[0], one[0])
-        np.testing.assert_array_equal(many[1], one[1])
+    many = rank([FunnelSegment(part) for part in parts], queries, 2, 4, masks=[None] * 4)
+    one = rank([FunnelSegment(whole)], queries, 2, 4, masks=[None])
+    np.testing.assert_array_equal(many[0], one[0])
+    np.testing.assert_array_equal(many[1], one[1])
 
 
 def test_merge_breaks_ties_by_row_and_pads() -> None:
@@ -63,5 +54,5 @@ def test_parts_of_a_segment_must_fit_together() -> None:
         FunnelSegment(bands, live=np.ones(4, dtype=bool))
     with pytest.raises(ValueError, match="5 rows"):
         FunnelSegment(bands, lengths=[np.ones(5, np.float32), np.ones(6, np.float32)])
-    with pytest.raises(ValueError, match="shortlist has shape"):
-        FunnelSegment(bands, shortlist=Shortlist.build(bands[0][:4]))
+    with pytest.raises(ValueError, match="5 rows"):
+        FunnelSegment(bands, lists=np.zeros(4, np.uint32))

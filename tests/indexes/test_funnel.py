@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from adaptive_search.errors import DimensionError, QueryError
 from adaptive_search.indexes.flat import FunnelSegment
-from adaptive_search.indexes.funnel import DEFAULT_SHORTLIST, Funnel, SearchResult
-from adaptive_search.indexes.shortlist import Shortlist
+from adaptive_search.indexes.funnel import Funnel, SearchResult
+from adaptive_search.indexes.plan import DEFAULT_SHORTLIST, Plan
 
 Array = NDArray[Any]
 DIMS = (8, 16, 32, 48)
@@ -39,20 +39,18 @@ def vectors(n: int, seed: int = 0) -> Array:
 def segment(
     rows: Array,
     *,
-    indexed: bool = True,
     live: Array | None = None,
     dims: Sequence[int] = DIMS,
     lengths: Sequence[Array] | None = None,
 ) -> FunnelSegment:
     cuts = np.split(rows.astype(np.float16), dims[:-1], axis=1)
     bands = [np.ascontiguousarray(band) for band in cuts]
-    shortlist = Shortlist.build(bands[0]) if indexed else None
-    return FunnelSegment(bands, live=live, lengths=lengths, shortlist=shortlist)
+    return FunnelSegment(bands, live=live, lengths=lengths)
 
 
-def funnel(rows: Array, cuts: Sequence[int] = (), *, indexed: bool = True) -> Funnel:
+def funnel(rows: Array, cuts: Sequence[int] = (), *, plan: Plan | None = None) -> Funnel:
     parts = np.split(rows, cuts)
-    return Funnel([segment(part, indexed=indexed) for part in parts], DIMS, prefix_energy=ENERGY)
+    return Funnel([segment(part) for part in parts], DIMS, prefix_energy=ENERGY, plan=plan)
 
 
 def oracle(
@@ -101,11 +99,8 @@ def test_exact_search_is_the_oracle(rows: Array, queries: Array, dim: int) -> No
 
 
 @pytest.mark.parametrize("dim", DIMS)
-@pytest.mark.parametrize("indexed", [True, False])
-def test_a_shortlist_of_all_rows_is_exact_search(
-    rows: Array, queries: Array, dim: int, indexed: bool
-) -> None:
-    index = funnel(rows, (700, 701), indexed=indexed)
+def test_a_shortlist_of_all_rows_is_exact_search(rows: Array, queries: Array, dim: int) -> None:
+    index = funnel(rows, (700, 701))
     exact = index.search(queries, 20, dim=dim, exact=True)
     for shortlist in (3000, 10**9):
         found = index.search(queries, 20, dim=dim, shortlist=shortlist)
@@ -121,11 +116,11 @@ def test_hits_of_the_funnel_have_the_bits_of_exact_search(rows: Array, queries: 
         assert [score_of[row] for row in found.rows[q].tolist()] == found.scores[q].tolist()
 
 
-@pytest.mark.parametrize("indexed", [True, False])
+@pytest.mark.parametrize("head", [8, 16])
 @pytest.mark.parametrize("dim", [16, 48])
-def test_one_segment_is_many(rows: Array, queries: Array, indexed: bool, dim: int) -> None:
-    one = funnel(rows, indexed=indexed)
-    many = funnel(rows, (1, 1000, 1000, 2999), indexed=indexed)
+def test_one_segment_is_many(rows: Array, queries: Array, head: int, dim: int) -> None:
+    one = funnel(rows, plan=Plan(head))
+    many = funnel(rows, (1, 1000, 1000, 2999), plan=Plan(head))
     for options in ({"exact": True}, {"shortlist": 300}, {"shortlist": 1200}):
         a = one.search(queries, 10, dim=dim, **options)
         b = many.search(queries, 10, dim=dim, **options)
@@ -184,17 +179,16 @@ def test_shortlist_by_default() -> None:
     share=st.sampled_from([0.0, 0.005, 0.1, 0.5, 1.0]),
     deleted=st.sampled_from([0.0, 0.2, 1.0]),
     k=st.sampled_from([1, 5, 300]),
-    indexed=st.booleans(),
 )
 def test_filters_and_deletions_come_before_ranking(
-    seed: int, share: float, deleted: float, k: int, indexed: bool
+    seed: int, share: float, deleted: float, k: int
 ) -> None:
     rows = vectors(600, seed)
     queries = vectors(2, seed + 1)
     rng = np.random.default_rng(seed)
     live, allowed = rng.random(600) >= deleted, rng.random(600) < share
     parts = [slice(0, 250), slice(250, 600)]
-    segments = [segment(rows[part], indexed=indexed, live=live[part]) for part in parts]
+    segments = [segment(rows[part], live=live[part]) for part in parts]
     index = Funnel(segments, DIMS, prefix_energy=ENERGY)
     masks = [allowed[part] for part in parts]
     both = live & allowed
@@ -230,16 +224,15 @@ def test_all_vectors_equal() -> None:
         np.testing.assert_allclose(result.scores, 1, atol=1e-3)
 
 
-@pytest.mark.parametrize("indexed", [True, False])
-def test_few_rows(indexed: bool) -> None:
+def test_few_rows() -> None:
     queries = vectors(2, seed=1)
     nothing = Funnel([], DIMS, prefix_energy=ENERGY).search(queries, 5)
     assert nothing.rows.shape == nothing.scores.shape == (2, 0)
-    empty = funnel(vectors(0), indexed=indexed).search(queries, 5)
+    empty = funnel(vectors(0)).search(queries, 5)
     assert empty.rows.shape == (2, 0)
-    one = funnel(vectors(1), (1, 1), indexed=indexed).search(queries, 10**9)
+    one = funnel(vectors(1), (1, 1)).search(queries, 10**9)
     assert one.rows.tolist() == [[0], [0]]
-    assert funnel(vectors(4), indexed=indexed).search(queries[:0], 3).rows.shape == (0, 3)
+    assert funnel(vectors(4)).search(queries[:0], 3).rows.shape == (0, 3)
 
 
 def test_everything_deleted(rows: Array, queries: Array) -> None:
@@ -283,7 +276,7 @@ def test_a_zero_row_is_found_last() -> None:
 
 def test_a_truncated_index_serves_the_lower_dims(rows: Array, queries: Array) -> None:
     whole = segment(rows)
-    lower = FunnelSegment(whole.bands[:2], shortlist=whole.shortlist)
+    lower = FunnelSegment(whole.bands[:2])
     index = Funnel([whole, lower], DIMS, prefix_energy=ENERGY)
     assert index.dims == (8, 16)
     assert index.search(queries, 5).stages[-1].dim == 16

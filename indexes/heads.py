@@ -1,0 +1,184 @@
+"""The codes of a funnel: heads of all rows in 8 bits, in one list or in many, and the way to lists.
+
+Heads are brought to unit length: that finds more than raw prefixes do. Lists are made by k-means on
+256 dims and chosen by the mean of their rows over 512 dims: a choice by 64 dims loses neighbours
+that no rerank brings back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptive_search.indexes.flat import FunnelSegment, unit_rows
+from adaptive_search.kernels.search import MAX_CODE, Codes
+
+CLUSTER_DIM = 256
+ROUTE_DIM = 512
+# Rows that the range of each coordinate is taken from.
+_SCALE_ROWS = 20_000
+_BLOCK_ROWS = 16_384
+_ROWS_PER_LIST = 32  # that k-means learns from
+_ITERATIONS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Lists:
+    """The lists of an index; which list a row belongs to is kept with its segment.
+
+    Attributes:
+        centroids: float16 (lists, d), unit length: a row belongs to the one of largest cosine.
+        means: float16 (lists, d'), the mean of the unit prefixes of each list's rows.
+    """
+
+    centroids: NDArray[np.float16]
+    means: NDArray[np.float16]
+
+
+def scan_codes(
+    segments: Sequence[FunnelSegment], bands: int, *, threads: int, lists: int = 0
+) -> Codes:
+    """Code the lowest `bands` bands of all rows, in their `lists` lists, or as one if that is 0.
+
+    The scale comes from rows at equal distances, so it does not depend on how rows are divided into
+    segments.
+    """
+    total = sum(segment.rows for segment in segments)
+    picked = np.linspace(0, total - 1, min(total, _SCALE_ROWS)).astype(np.int64)
+    sample = unit_rows(gather(segments, picked, bands))
+    of = np.concatenate([_list_of(segment) for segment in segments]) if lists else None
+    return Codes(
+        [segment.bands[:bands] for segment in segments],
+        **_scale(sample),
+        lists=of,
+        list_count=lists,
+        threads=threads,
+    )
+
+
+def router(means: NDArray[np.float16]) -> Codes:
+    """Codes of the means of lists, by which lists are chosen."""
+    return Codes([[means]], **_scale(means.astype(np.float32)), unit=False)
+
+
+def train_lists(
+    segments: Sequence[FunnelSegment], count: int, *, dims: Sequence[int], threads: int, seed: int
+) -> tuple[Lists, list[NDArray[np.uint32]]]:
+    """Divide rows into lists.
+
+    Args:
+        segments: the segments.
+        count: lists to make.
+        dims: nesting dimensions.
+        threads: threads to use.
+        seed: of the sample and the first centroids.
+
+    Returns:
+        The lists, and for each segment the list of each of its rows.
+    """
+    import faiss
+
+    total = sum(segment.rows for segment in segments)
+    rng = np.random.default_rng(seed)
+    picked = np.sort(rng.choice(total, min(total, _ROWS_PER_LIST * count), replace=False))
+    bands = _bands_up_to(dims, CLUSTER_DIM)
+    sample = unit_rows(gather(segments, picked, bands))
+    faiss.omp_set_num_threads(threads)
+    kmeans = faiss.Kmeans(
+        sample.shape[1], count, niter=_ITERATIONS, spherical=True, seed=seed,
+        min_points_per_centroid=1, max_points_per_centroid=_ROWS_PER_LIST,
+    )  # fmt: skip
+    kmeans.train(sample)
+    centroids = unit_rows(kmeans.centroids).astype(np.float16)
+    assigned = [assign(segment, centroids, dims=dims, threads=threads) for segment in segments]
+    return Lists(centroids, _means(segments, assigned, count, dims)), assigned
+
+
+def assign(
+    segment: FunnelSegment,
+    centroids: NDArray[np.float16],
+    *,
+    dims: Sequence[int],
+    threads: int,
+) -> NDArray[np.uint32]:
+    """The list of each row of a segment: uint32 (rows,)."""
+    bands = _bands_up_to(dims, centroids.shape[1])
+    codes = Codes([[centroids]], **_scale(centroids.astype(np.float32)), threads=threads)
+    found = [
+        codes.nearest(_rows(segment, start, bands), 1, threads)[:, 0].astype(np.uint32)
+        for start in range(0, segment.rows, _BLOCK_ROWS)
+    ]
+    return np.concatenate([np.zeros(0, np.uint32), *found])
+
+
+def gather(
+    segments: Sequence[FunnelSegment], rows: NDArray[np.int64], bands: int
+) -> NDArray[np.float32]:
+    """The lowest bands of rows, float32 (len(rows), dim); rows must rise."""
+    parts = []
+    first = 0
+    for segment in segments:
+        begin, end = np.searchsorted(rows, (first, first + segment.rows))
+        local = rows[begin:end] - first
+        parts.append(np.concatenate([band[local] for band in segment.bands[:bands]], axis=1))
+        first += segment.rows
+    return np.concatenate(parts).astype(np.float32)
+
+
+def _rows(segment: FunnelSegment, start: int, bands: int) -> NDArray[np.float32]:
+    block = [band[start : start + _BLOCK_ROWS] for band in segment.bands[:bands]]
+    return np.concatenate(block, axis=1).astype(np.float32)
+
+
+def _means(
+    segments: Sequence[FunnelSegment],
+    assigned: Sequence[NDArray[np.uint32]],
+    count: int,
+    dims: Sequence[int],
+) -> NDArray[np.float16]:
+    """Means of the unit prefixes of each list's rows; zero for a list without rows."""
+    bands = _bands_up_to(dims, ROUTE_DIM)
+    sums = np.zeros((count, dims[bands - 1]), np.float32)
+    for block, of in _blocks(segments, assigned, bands):
+        order = np.argsort(of, kind="stable")
+        found, starts = np.unique(of[order], return_index=True)
+        sums[found] += np.add.reduceat(unit_rows(block)[order], starts, axis=0)
+    sizes = np.bincount(np.concatenate(assigned), minlength=count)
+    return (sums / np.maximum(sizes, 1)[:, None]).astype(np.float16)
+
+
+def _blocks(
+    segments: Sequence[FunnelSegment], assigned: Sequence[NDArray[np.uint32]], bands: int
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.uint32]]]:
+    for segment, of in zip(segments, assigned, strict=True):
+        for start in range(0, segment.rows, _BLOCK_ROWS):
+            yield _rows(segment, start, bands), of[start : start + _BLOCK_ROWS]
+
+
+def _scale(sample: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    """Centre and step of codes that hold every coordinate of the sample."""
+    if not len(sample):
+        return dict.fromkeys(("centre", "step"), np.ones(sample.shape[1], np.float32))
+    low, high = sample.min(axis=0), sample.max(axis=0)
+    step = (high - low) / np.float32(2 * MAX_CODE)
+    # A coordinate that never changes tells rows apart no better with a smaller step.
+    return {"centre": (low + high) / 2, "step": np.maximum(step, np.float32(1e-6))}
+
+
+def dim_up_to(dims: Sequence[int], dim: int) -> int:
+    """The largest nesting dimension that is at most `dim`, or the lowest."""
+    return dims[_bands_up_to(dims, dim) - 1]
+
+
+def _bands_up_to(dims: Sequence[int], dim: int) -> int:
+    """Bands in the largest nesting dimension that is at most `dim`, one of them at least."""
+    return max(1, sum(d <= dim for d in dims))
+
+
+def _list_of(segment: FunnelSegment) -> NDArray[np.int64]:
+    if segment.lists is None:
+        raise ValueError("every segment must say which list its rows belong to")
+    return segment.lists.astype(np.int64)

@@ -1,0 +1,108 @@
+#include "cascade.h"
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+#include <utility>
+
+namespace adaptive_search {
+namespace {
+
+// As far as in an exact scan of candidates: see rerank.cpp.
+constexpr std::size_t kPrefetchRows = 8;
+
+// A candidate, and which lanes hold its sums so far.
+struct Partial {
+    Hit hit;
+    std::uint32_t lanes;
+};
+
+void prefetch(const SegmentRows& segment, int begin, int end, std::int64_t row) {
+    for (int b = begin; b < end; ++b) {
+        const Band& band = segment.bands[static_cast<std::size_t>(b)];
+        const char* data =
+            reinterpret_cast<const char*>(band.data + (row - segment.first) * band.width);
+        for (std::int64_t at = 0; at < band.width * 2; at += 64) __builtin_prefetch(data + at);
+    }
+}
+
+// Leaves the best `keep` partials, without those below `margin` of the k-th; unsorted.
+void drop(std::vector<Partial>& partials, std::int64_t keep, std::int64_t k, float margin) {
+    const auto better = [](const Partial& a, const Partial& b) { return is_better(a.hit, b.hit); };
+    const auto at = [&](std::int64_t n) { return partials.begin() + n; };
+    if (keep < static_cast<std::int64_t>(partials.size())) {
+        std::nth_element(partials.begin(), at(keep), partials.end(), better);
+        partials.resize(static_cast<std::size_t>(keep));
+    }
+    if (k >= static_cast<std::int64_t>(partials.size())) return;
+    std::nth_element(partials.begin(), at(k - 1), partials.end(), better);
+    const float least = at(k - 1)->hit.score - margin;
+    const auto is_out = [&](const Partial& p) { return p.hit.score < least; };
+    partials.erase(std::remove_if(at(k), partials.end(), is_out), partials.end());
+}
+
+}  // namespace
+
+double now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
+        .count();
+}
+
+Cascade::Cascade(std::vector<SegmentRows> segments)
+    : segments_(std::move(segments)), dot_(active_dot_f16()) {}
+
+const SegmentRows& Cascade::segment_of(std::int64_t row) const {
+    const auto after = std::upper_bound(
+        segments_.begin(), segments_.end(), row,
+        [](std::int64_t value, const SegmentRows& segment) { return value < segment.first; });
+    return *(after - 1);
+}
+
+std::vector<Hit> Cascade::rank(const std::vector<std::int64_t>& candidates, const float* query,
+                               const std::vector<Step>& steps, std::int64_t k, int& taken,
+                               double* spent) const {
+    std::vector<Partial> partials;
+    partials.reserve(candidates.size());
+    for (const std::int64_t row : candidates) {
+        partials.push_back({{0.0f, row}, static_cast<std::uint32_t>(partials.size())});
+    }
+    std::vector<float> lanes(candidates.size() * kLanes, 0.0f);
+    int begin = 0;
+    taken = 0;
+    for (const Step& step : steps) {
+        const double start = now();
+        const auto prefetch_at = [&](std::size_t i) {
+            const std::int64_t row = partials[i].hit.row;
+            prefetch(segment_of(row), begin, step.bands, row);
+        };
+        for (std::size_t i = 0; i < std::min(partials.size(), kPrefetchRows); ++i) prefetch_at(i);
+        for (std::size_t i = 0; i < partials.size(); ++i) {
+            if (i + kPrefetchRows < partials.size()) prefetch_at(i + kPrefetchRows);
+            Partial& partial = partials[i];
+            const SegmentRows& segment = segment_of(partial.hit.row);
+            const std::int64_t row = partial.hit.row - segment.first;
+            float score = dot_(segment.bands.data() + begin, step.bands - begin, row, query,
+                               lanes.data() + std::size_t{partial.lanes} * kLanes);
+            if (!segment.lengths.empty()) {
+                score /= segment.lengths[static_cast<std::size_t>(step.bands) - 1][row];
+            }
+            partial.hit.score = comparable(score);
+        }
+        for (int b = begin; b < step.bands; ++b) {
+            query += segments_.front().bands[static_cast<std::size_t>(b)].width;
+        }
+        begin = step.bands;
+        ++taken;
+        const bool last = taken == static_cast<int>(steps.size());
+        drop(partials, last ? k : step.keep, k, step.margin);
+        spent[taken - 1] += now() - start;
+        const bool settled = static_cast<std::int64_t>(partials.size()) <= k;
+        if (settled && step.margin < std::numeric_limits<float>::infinity()) break;
+    }
+    std::vector<Hit> hits;
+    for (const Partial& partial : partials) hits.push_back(partial.hit);
+    std::sort(hits.begin(), hits.end(), is_better);
+    return hits;
+}
+
+}  // namespace adaptive_search

@@ -1,0 +1,51 @@
+// Exact scores of candidates, from few dimensions to many.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "hits.h"
+#include "rerank.h"
+
+namespace adaptive_search {
+
+// The rows of one segment.
+struct SegmentRows {
+    std::int64_t first;  // its number in the whole index
+    std::int64_t count;
+    std::vector<Band> bands;
+    std::vector<const float*> lengths;  // of each prefix of bands; none if all rows have the same
+};
+
+// One step: score by the lowest `bands` bands, then keep the best `keep`, and of these only rows
+// that score no more than `margin` below the last of the k best. With a finite margin, the steps end
+// as soon as no more than k rows are left.
+struct Step {
+    int bands;
+    std::int64_t keep;
+    float margin;
+};
+
+class Cascade {
+   public:
+    explicit Cascade(std::vector<SegmentRows> segments);
+
+    // The k best rows, best first, and how many steps were taken. query: float32, as many dims as the last step has.
+    // spent: seconds for each step, added to what is there.
+    std::vector<Hit> rank(const std::vector<std::int64_t>& candidates, const float* query,
+                          const std::vector<Step>& steps, std::int64_t k, int& taken,
+                          double* spent) const;
+
+    std::int64_t rows() const { return segments_.back().first + segments_.back().count; }
+
+   private:
+    const SegmentRows& segment_of(std::int64_t row) const;
+
+    std::vector<SegmentRows> segments_;
+    DotF16 dot_;
+};
+
+// Seconds on a clock that never goes back.
+double now();
+
+}  // namespace adaptive_search

@@ -1,0 +1,121 @@
+// 8-bit codes of all rows of an index, in lists, and the best of them for a query.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "codes.h"
+#include "rerank.h"
+
+namespace adaptive_search {
+
+// The best rows by integer scores, equal scores by rising row. Scores only have to be compared, so a
+// row and its score are one number; the worst are dropped when twice as many as needed are there.
+class TopCodes {
+   public:
+    explicit TopCodes(std::int64_t k)
+        : k_(static_cast<std::size_t>(k)), room_(2 * k_ + kSpare) {
+        keys_.reserve(room_);
+    }
+
+    // Rows that score less cannot be among the best any more.
+    std::int32_t least() const { return least_; }
+
+    void add(std::int32_t score, std::uint32_t row) {
+        keys_.push_back(static_cast<std::uint64_t>(score ^ kSign) << 32 |
+                        static_cast<std::uint32_t>(~row));
+        if (keys_.size() == room_) shrink();
+    }
+
+    // The best rows; by descending score if they are sorted.
+    std::vector<std::int64_t> rows(bool sorted) {
+        if (keys_.size() > k_) shrink();
+        if (sorted) std::sort(keys_.begin(), keys_.end(), std::greater<>());
+        std::vector<std::int64_t> found(keys_.size());
+        for (std::size_t i = 0; i < found.size(); ++i) {
+            found[i] = static_cast<std::int64_t>(~static_cast<std::uint32_t>(keys_[i]));
+        }
+        return found;
+    }
+
+   private:
+    static constexpr std::size_t kSpare = 256;
+    static constexpr std::int32_t kSign = std::numeric_limits<std::int32_t>::min();
+
+    void shrink() {
+        const auto worst = keys_.begin() + static_cast<std::ptrdiff_t>(k_) - 1;
+        std::nth_element(keys_.begin(), worst, keys_.end(), std::greater<>());
+        keys_.resize(k_);
+        least_ = static_cast<std::int32_t>(static_cast<std::uint32_t>(keys_.back() >> 32)) ^ kSign;
+    }
+
+    std::size_t k_;
+    std::size_t room_;
+    std::int32_t least_ = kSign;
+    std::vector<std::uint64_t> keys_;
+};
+
+// How a coordinate becomes a code: (x - centre) / step, rounded, around kMiddle.
+struct Scale {
+    std::vector<float> centre;
+    std::vector<float> step;
+};
+
+// The codes, in anonymous memory: what every query reads should not wait for a disk.
+class CodeTable {
+   public:
+    // Rows lie in lists one after the other; each list starts a block.
+    CodeTable(std::vector<std::int64_t> list_rows, std::int64_t dim, Scale scale);
+
+    std::int64_t dim() const { return static_cast<std::int64_t>(scale_.centre.size()); }
+    std::int64_t groups() const { return groups_; }
+    std::int64_t lists() const { return static_cast<std::int64_t>(first_block_.size()) - 1; }
+    std::int64_t blocks() const { return first_block_.back(); }
+    std::size_t bytes() const;
+
+    // Stores a row as number `at` of a list. x: float32 (dim,).
+    void put(std::int64_t list, std::int64_t at, std::uint32_t row, const float* x);
+
+    // The codes of a query: float32 (dim,) to int8 (groups * 4,). The steps of the rows are in them,
+    // and the centre, which adds the same to all scores, is left out.
+    void encode_query(const float* query, std::int8_t* codes) const;
+
+    // Adds the rows of some blocks, or of a list, to the best; only those that the mask allows.
+    void scan(const std::int8_t* query, std::int64_t begin, std::int64_t end, const bool* mask,
+              TopCodes& best) const;
+    void scan_list(const std::int8_t* query, std::int64_t list, const bool* mask,
+                   TopCodes& best) const {
+        scan(query, first_block_[static_cast<std::size_t>(list)],
+             first_block_[static_cast<std::size_t>(list) + 1], mask, best);
+    }
+    void prefetch_list(std::int64_t list) const;
+
+   private:
+    struct Free {
+        void operator()(std::uint8_t* p) const { std::free(p); }
+    };
+    static constexpr std::uint32_t kPadding = std::numeric_limits<std::uint32_t>::max();
+
+    const std::uint8_t* block(std::int64_t b) const {
+        return codes_.get() + b * groups_ * kGroupBytes;
+    }
+
+    Scale scale_;
+    std::int64_t groups_;
+    std::vector<std::int64_t> first_block_;
+    std::vector<std::uint32_t> rows_;  // of each place; kPadding behind the last row of a list
+    std::unique_ptr<std::uint8_t[], Free> codes_;
+    ScanCodes scan_;
+};
+
+// The best k rows for each query over all lists, a few queries at a time, so that codes come from
+// memory once for all of them.
+std::vector<TopCodes> scan_all(const CodeTable& table, const std::int8_t* queries,
+                               std::int64_t count, std::int64_t k, const bool* mask);
+
+}  // namespace adaptive_search

@@ -1,0 +1,40 @@
+// Scans of 8-bit codes.
+//
+// Codes lie in blocks of 16 rows. A block holds the dims four at a time: 64 bytes for dims 0 to 3 of
+// all its rows, row by row, then 64 bytes for dims 4 to 7, and so on. One 64-byte register thus
+// scores 16 rows at four dims, and no sum runs across its lanes.
+#pragma once
+
+#include <cstdint>
+
+namespace adaptive_search {
+
+constexpr std::int64_t kBlockRows = 16;
+constexpr std::int64_t kGroupDims = 4;
+constexpr std::int64_t kGroupBytes = kBlockRows * kGroupDims;
+
+// Scores `count` blocks: the score of a row is the sum over the dims of its code (0 to 255) times
+// the query's (-127 to 127), exact in 32 bits. Writes the scores that are at least `least`, and
+// their places counted from the first block, in rising order; gives their number.
+using ScanCodes = std::int64_t (*)(const std::uint8_t* blocks, std::int64_t count,
+                                   std::int64_t groups, const std::int8_t* query,
+                                   std::int32_t least, std::int32_t* scores, std::int32_t* places);
+
+std::int64_t scan_codes_reference(const std::uint8_t* blocks, std::int64_t count,
+                                  std::int64_t groups, const std::int8_t* query,
+                                  std::int32_t least, std::int32_t* scores, std::int32_t* places);
+std::int64_t scan_codes_avx2(const std::uint8_t* blocks, std::int64_t count, std::int64_t groups,
+                             const std::int8_t* query, std::int32_t least, std::int32_t* scores,
+                             std::int32_t* places);
+std::int64_t scan_codes_avx512vnni(const std::uint8_t* blocks, std::int64_t count,
+                                   std::int64_t groups, const std::int8_t* query,
+                                   std::int32_t least, std::int32_t* scores,
+                                   std::int32_t* places);
+std::int64_t scan_codes_neon(const std::uint8_t* blocks, std::int64_t count, std::int64_t groups,
+                             const std::int8_t* query, std::int32_t least, std::int32_t* scores,
+                             std::int32_t* places);
+
+// The one of the level in force.
+ScanCodes active_scan_codes();
+
+}  // namespace adaptive_search

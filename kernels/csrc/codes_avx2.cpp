@@ -1,0 +1,66 @@
+#include <immintrin.h>
+
+#include "codes.h"
+
+namespace adaptive_search {
+namespace {
+
+// The 32-bit lanes of a register hold four codes of a row. Codes 0 and 2 of each lane, and codes 1
+// and 3, widen to 16 bits by a mask and a shift; products of 16 bits cannot overflow, where those
+// of bytes would saturate.
+inline __m256i add_dots(__m256i sums, const std::uint8_t* codes, __m256i even, __m256i odd) {
+    const __m256i four = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
+    const __m256i low = _mm256_and_si256(four, _mm256_set1_epi16(0xff));
+    const __m256i high = _mm256_srli_epi16(four, 8);
+    sums = _mm256_add_epi32(sums, _mm256_madd_epi16(low, even));
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(high, odd));
+}
+
+inline __m256i spread(std::int8_t low, std::int8_t high) {
+    const std::uint32_t pair = static_cast<std::uint16_t>(static_cast<std::int16_t>(low)) |
+                               static_cast<std::uint32_t>(static_cast<std::uint16_t>(high)) << 16;
+    return _mm256_set1_epi32(static_cast<std::int32_t>(pair));
+}
+
+inline std::int64_t take(__m256i sums, std::int32_t first, __m256i below, std::int32_t* scores,
+                         std::int32_t* places) {
+    const __m256i above = _mm256_cmpgt_epi32(sums, below);
+    unsigned taken = static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(above)));
+    if (taken == 0) return 0;
+    alignas(32) std::int32_t values[8];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(values), sums);
+    std::int64_t found = 0;
+    for (; taken != 0; taken &= taken - 1) {
+        const int lane = __builtin_ctz(taken);
+        scores[found] = values[lane];
+        places[found++] = first + lane;
+    }
+    return found;
+}
+
+}  // namespace
+
+std::int64_t scan_codes_avx2(const std::uint8_t* blocks, std::int64_t count, std::int64_t groups,
+                             const std::int8_t* query, std::int32_t least, std::int32_t* scores,
+                             std::int32_t* places) {
+    // No score is as low as the least int32, so "above least - 1" may start one higher.
+    const __m256i below = _mm256_set1_epi32(least == INT32_MIN ? least : least - 1);
+    std::int64_t found = 0;
+    for (std::int64_t b = 0; b < count; ++b) {
+        const std::uint8_t* block = blocks + b * groups * kGroupBytes;
+        __m256i low = _mm256_setzero_si256();   // rows 0 to 7
+        __m256i high = _mm256_setzero_si256();  // rows 8 to 15
+        for (std::int64_t g = 0; g < groups; ++g) {
+            const std::int8_t* q = query + g * kGroupDims;
+            const __m256i even = spread(q[0], q[2]), odd = spread(q[1], q[3]);
+            low = add_dots(low, block + g * kGroupBytes, even, odd);
+            high = add_dots(high, block + g * kGroupBytes + 32, even, odd);
+        }
+        const std::int32_t first = static_cast<std::int32_t>(b * kBlockRows);
+        found += take(low, first, below, scores + found, places + found);
+        found += take(high, first + 8, below, scores + found, places + found);
+    }
+    return found;
+}
+
+}  // namespace adaptive_search

@@ -1,0 +1,412 @@
+// Search in nested vectors: lists, codes and cascade in one call for a batch of queries.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/vector.h>
+
+#include "cascade.h"
+#include "code_table.h"
+#include "parallel.h"
+
+namespace nb = nanobind;
+
+namespace adaptive_search {
+namespace {
+
+template <typename T, int Dims>
+using Input = nb::ndarray<const T, nb::ndim<Dims>, nb::c_contig, nb::device::cpu>;
+template <typename T, int Dims>
+using Output = nb::ndarray<T, nb::ndim<Dims>, nb::c_contig, nb::device::cpu>;
+using BandArray = Input<std::uint16_t, 2>;
+
+// Queries that share one pass over all codes.
+constexpr std::size_t kQueriesAtOnce = 8;
+// Rows coded as one piece of work.
+constexpr std::size_t kRowsAtOnce = 4096;
+
+void require(bool holds, const char* what) {
+    if (!holds) throw std::invalid_argument(std::string("search: ") + what);
+}
+
+std::int64_t size_of(std::size_t n) { return static_cast<std::int64_t>(n); }
+
+std::vector<SegmentRows> segments_of(const std::vector<std::vector<BandArray>>& bands) {
+    require(!bands.empty(), "at least one segment is needed");
+    std::vector<SegmentRows> segments;
+    std::int64_t first = 0;
+    for (const auto& segment : bands) {
+        require(segment.size() == bands[0].size() && !segment.empty(),
+                "all segments must have the same bands");
+        SegmentRows rows{first, size_of(segment[0].shape(0)), {}, {}};
+        for (std::size_t b = 0; b < segment.size(); ++b) {
+            require(size_of(segment[b].shape(0)) == rows.count &&
+                        segment[b].shape(1) == bands[0][b].shape(1),
+                    "bands must have the rows of their segment and one width in all segments");
+            rows.bands.push_back({segment[b].data(), size_of(segment[b].shape(1))});
+        }
+        first += rows.count;
+        segments.push_back(std::move(rows));
+    }
+    return segments;
+}
+
+// Float16 numbers (as bits) in float32. What is not finite becomes some number: such rows are found,
+// if at all, with the score that the bands give them.
+void widen(const std::uint16_t* half, std::int64_t count, float* out) {
+    for (std::int64_t j = 0; j < count; ++j) {
+        const std::uint32_t bits = (half[j] & 0x7fffu) << 13 | (half[j] & 0x8000u) << 16;
+        float value;
+        std::memcpy(&value, &bits, sizeof value);
+        out[j] = value * 0x1p112f;  // moves the exponent's bias from 15 to 127
+    }
+}
+
+// The codes of the lowest dims of all rows.
+class Codes {
+   public:
+    Codes(const std::vector<std::vector<BandArray>>& bands, const std::optional<Input<std::int64_t, 1>>& order,
+          const Input<std::int64_t, 1>& list_rows, const Input<float, 1>& centre,
+          const Input<float, 1>& step, bool unit, std::int64_t threads)
+        : table_(make_table(list_rows, centre, step)) {
+        const std::vector<SegmentRows> segments = segments_of(bands);
+        rows_ = segments.back().first + segments.back().count;
+        std::int64_t width = 0;
+        for (const Band& band : segments[0].bands) width += band.width;
+        require(width == table_.dim(), "the bands and the centre differ in their dims");
+        std::vector<std::int64_t> ends;
+        std::int64_t total = 0;
+        for (std::size_t l = 0; l < list_rows.size(); ++l) {
+            ends.push_back(total += list_rows.data()[l]);
+        }
+        require(total == rows_ && rows_ < INT64_C(0xffffffff), "lists must divide the rows");
+        if (order) {
+            require(size_of(order->size()) == rows_, "order needs one number a row");
+            for (std::size_t i = 0; i < order->size(); ++i) {
+                require(order->data()[i] >= 0 && order->data()[i] < rows_, "order holds no row");
+            }
+        }
+        const std::int64_t* numbers = order ? order->data() : nullptr;
+        nb::gil_scoped_release release;
+        run_ranges(static_cast<std::size_t>(rows_), kRowsAtOnce, static_cast<std::size_t>(threads),
+                   [&](std::size_t begin, std::size_t end, std::size_t) {
+                       fill(segments, numbers, ends, size_of(begin), size_of(end), unit);
+                   });
+    }
+
+    const CodeTable& table() const { return table_; }
+    std::int64_t rows() const { return rows_; }
+
+    std::vector<std::int8_t> encode(const float* queries, std::int64_t count) const {
+        const std::int64_t stride = table_.groups() * kGroupDims;
+        std::vector<std::int8_t> codes(static_cast<std::size_t>(count * stride));
+        for (std::int64_t q = 0; q < count; ++q) {
+            table_.encode_query(queries + q * table_.dim(), codes.data() + q * stride);
+        }
+        return codes;
+    }
+
+    // Writes the k best rows for each query, -1 behind the last.
+    void nearest(const Input<float, 2>& queries, std::int64_t threads,
+                 const Output<std::int64_t, 2>& found) const {
+        require(size_of(queries.shape(1)) == table_.dim(), "queries and codes differ in their dims");
+        require(found.shape(0) == queries.shape(0) && found.shape(1) > 0,
+                "found must be (queries, k)");
+        const std::int64_t k = size_of(found.shape(1));
+        nb::gil_scoped_release release;
+        run_ranges(queries.shape(0), kQueriesAtOnce, static_cast<std::size_t>(threads),
+                   [&](std::size_t begin, std::size_t end, std::size_t) {
+                       const std::int64_t count = size_of(end - begin);
+                       const auto codes = encode(queries.data() + size_of(begin) * table_.dim(), count);
+                       auto best = scan_all(table_, codes.data(), count, k, nullptr);
+                       for (std::size_t q = begin; q < end; ++q) {
+                           const auto rows = best[q - begin].rows(true);
+                           std::int64_t* out = found.data() + size_of(q) * k;
+                           std::fill(std::copy(rows.begin(), rows.end(), out), out + k, kNoRow);
+                       }
+                   });
+    }
+
+   private:
+    static CodeTable make_table(const Input<std::int64_t, 1>& list_rows,
+                                const Input<float, 1>& centre, const Input<float, 1>& step) {
+        require(centre.size() == step.size() && centre.size() > 0,
+                "centre and step must have one number a dim");
+        for (std::size_t l = 0; l < list_rows.size(); ++l) {
+            require(list_rows.data()[l] >= 0, "a list cannot have fewer than no rows");
+        }
+        return CodeTable({list_rows.data(), list_rows.data() + list_rows.size()},
+                         size_of(centre.size()),
+                         {{centre.data(), centre.data() + centre.size()},
+                          {step.data(), step.data() + step.size()}});
+    }
+
+    void fill(const std::vector<SegmentRows>& segments, const std::int64_t* order,
+              const std::vector<std::int64_t>& ends, std::int64_t begin, std::int64_t end,
+              bool unit) {
+        std::vector<float> x(static_cast<std::size_t>(table_.dim()));
+        std::size_t list = static_cast<std::size_t>(
+            std::upper_bound(ends.begin(), ends.end(), begin) - ends.begin());
+        for (std::int64_t i = begin; i < end; ++i) {
+            while (i >= ends[list]) ++list;
+            const std::int64_t row = order == nullptr ? i : order[i];
+            const auto after = std::upper_bound(
+                segments.begin(), segments.end(), row,
+                [](std::int64_t value, const SegmentRows& s) { return value < s.first; });
+            const SegmentRows& segment = *(after - 1);
+            float* next = x.data();
+            for (const Band& band : segment.bands) {
+                widen(band.data + (row - segment.first) * band.width, band.width, next);
+                next += band.width;
+            }
+            if (unit) to_unit(x);
+            const std::int64_t start = list == 0 ? 0 : ends[list - 1];
+            table_.put(size_of(list), i - start, static_cast<std::uint32_t>(row), x.data());
+        }
+    }
+
+    static void to_unit(std::vector<float>& x) {
+        float squares = 0.0f;
+        for (const float value : x) squares += value * value;
+        if (!(squares > 0.0f)) return;
+        const float length = std::sqrt(squares);
+        for (float& value : x) value /= length;
+    }
+
+    CodeTable table_;
+    std::int64_t rows_ = 0;
+};
+
+// Everything that one search is about.
+struct Request {
+    const Codes* heads;
+    const Codes* router;
+    const float* head_queries;
+    const float* route_queries;
+    const float* queries;
+    std::int64_t dim;
+    const std::vector<std::int64_t>* given;  // candidates of all queries, instead of a shortlist
+    std::int64_t nprobe;
+    std::int64_t shortlist;
+    const bool* mask;
+    std::vector<Step> steps;
+    const float* margins;  // (queries, steps)
+    std::int64_t k;
+};
+
+class Searcher {
+   public:
+    Searcher(const std::vector<std::vector<BandArray>>& bands,
+             const std::vector<std::vector<Input<float, 1>>>& lengths)
+        : bands_(bands), lengths_(lengths), cascade_(with_lengths(bands, lengths)) {
+        for (const BandArray& band : bands[0]) widths_.push_back(size_of(band.shape(1)));
+    }
+
+    void search(const Codes* heads, const Codes* router,
+                const std::optional<Input<float, 2>>& head_queries,
+                const std::optional<Input<float, 2>>& route_queries,
+                const std::optional<Input<std::int64_t, 1>>& candidates, std::int64_t nprobe,
+                std::int64_t shortlist, const std::optional<Input<bool, 1>>& mask,
+                const Input<float, 2>& queries, const Input<std::int64_t, 2>& steps,
+                const Input<float, 2>& margins, std::int64_t threads,
+                const Output<float, 2>& scores, const Output<std::int64_t, 2>& found,
+                const Output<std::int64_t, 1>& taken, const Output<double, 1>& spent) const {
+        const std::size_t count = queries.shape(0);
+        Request request{heads,
+                        router,
+                        nullptr,
+                        nullptr,
+                        queries.data(),
+                        size_of(queries.shape(1)),
+                        nullptr,
+                        nprobe,
+                        shortlist,
+                        nullptr,
+                        steps_of(steps, size_of(queries.shape(1))),
+                        margins.data(),
+                        size_of(scores.shape(1))};
+        require(request.k > 0 && shortlist > 0 && nprobe >= 0 && threads > 0,
+                "k, shortlist and threads must be positive");
+        require(margins.shape(0) == count && margins.shape(1) == steps.shape(0),
+                "margins must be (queries, steps)");
+        require(scores.shape(0) == count && found.shape(0) == count &&
+                    found.shape(1) == scores.shape(1) && taken.size() == count &&
+                    spent.size() == steps.shape(0) + 1,
+                "a result has the wrong shape");
+        std::vector<std::int64_t> given;
+        if (candidates) {
+            for (std::size_t i = 0; i < candidates->size(); ++i) {
+                const std::int64_t row = candidates->data()[i];
+                require(row >= 0 && row < cascade_.rows(), "a candidate is not a row");
+                given.push_back(row);
+            }
+            request.given = &given;
+        } else {
+            check_heads(request, head_queries, route_queries, count);
+        }
+        if (mask) {
+            require(size_of(mask->size()) == cascade_.rows(), "mask needs one value a row");
+            request.mask = mask->data();
+        }
+        nb::gil_scoped_release release;
+        const std::size_t workers = static_cast<std::size_t>(threads);
+        std::vector<double> times(workers * spent.size(), 0.0);
+        run_ranges(count, kQueriesAtOnce, workers,
+                   [&](std::size_t begin, std::size_t end, std::size_t worker) {
+                       run(request, begin, end, times.data() + worker * spent.size(),
+                           scores.data(), found.data(), taken.data());
+                   });
+        for (std::size_t s = 0; s < spent.size(); ++s) {
+            spent.data()[s] = 0.0;
+            for (std::size_t w = 0; w < workers; ++w) {
+                spent.data()[s] = std::max(spent.data()[s], times[w * spent.size() + s]);
+            }
+        }
+    }
+
+   private:
+    static std::vector<SegmentRows> with_lengths(
+        const std::vector<std::vector<BandArray>>& bands,
+        const std::vector<std::vector<Input<float, 1>>>& lengths) {
+        std::vector<SegmentRows> segments = segments_of(bands);
+        require(lengths.empty() || lengths.size() == bands.size(),
+                "lengths must be given for all segments or for none");
+        for (std::size_t s = 0; s < lengths.size(); ++s) {
+            require(lengths[s].size() >= bands[s].size(), "lengths are needed for each prefix");
+            for (const auto& values : lengths[s]) {
+                require(size_of(values.size()) == segments[s].count,
+                        "lengths need one number a row");
+                segments[s].lengths.push_back(values.data());
+            }
+        }
+        return segments;
+    }
+
+    std::vector<Step> steps_of(const Input<std::int64_t, 2>& steps, std::int64_t dim) const {
+        require(steps.shape(0) > 0 && steps.shape(1) == 2, "steps must be (n, 2): bands, kept");
+        std::vector<Step> found;
+        int before = 0;
+        for (std::size_t s = 0; s < steps.shape(0); ++s) {
+            const std::int64_t bands = steps.data()[2 * s], keep = steps.data()[2 * s + 1];
+            require(bands > before && bands <= size_of(widths_.size()) && keep > 0,
+                    "steps must rise within the bands and keep something");
+            before = static_cast<int>(bands);
+            found.push_back({before, keep, 0.0f});
+        }
+        std::int64_t width = 0;
+        for (int b = 0; b < before; ++b) width += widths_[static_cast<std::size_t>(b)];
+        require(width == dim, "queries must have the dims of the last step");
+        return found;
+    }
+
+    void check_heads(Request& request, const std::optional<Input<float, 2>>& head_queries,
+                     const std::optional<Input<float, 2>>& route_queries, std::size_t count) const {
+        require(request.heads != nullptr && head_queries.has_value(),
+                "either candidates or heads are needed");
+        require(request.heads->rows() == cascade_.rows(), "heads and bands differ in their rows");
+        require(head_queries->shape(0) == count &&
+                    size_of(head_queries->shape(1)) == request.heads->table().dim(),
+                "the queries do not fit the heads");
+        request.head_queries = head_queries->data();
+        if (request.router == nullptr) return;
+        require(request.nprobe > 0 && request.router->rows() == request.heads->table().lists() &&
+                    route_queries.has_value() && route_queries->shape(0) == count &&
+                    size_of(route_queries->shape(1)) == request.router->table().dim(),
+                "the router does not fit the lists, or the queries do not fit the router");
+        request.route_queries = route_queries->data();
+    }
+
+    // All of a search for the queries from begin to end.
+    void run(const Request& r, std::size_t begin, std::size_t end, double* spent, float* scores,
+             std::int64_t* found, std::int64_t* taken) const {
+        std::vector<std::vector<std::int64_t>> candidates(end - begin);
+        if (r.given == nullptr) {
+            const double start = now();
+            candidates = shortlists(r, size_of(begin), size_of(end));
+            spent[0] += now() - start;
+        }
+        std::vector<Step> steps = r.steps;
+        for (std::size_t q = begin; q < end; ++q) {
+            for (std::size_t s = 0; s < steps.size(); ++s) {
+                steps[s].margin = r.margins[q * steps.size() + s];
+            }
+            int last = 0;
+            const auto hits =
+                cascade_.rank(r.given == nullptr ? candidates[q - begin] : *r.given,
+                              r.queries + size_of(q) * r.dim, steps, r.k, last, spent + 1);
+            taken[q] = last;
+            for (std::size_t i = 0; i < static_cast<std::size_t>(r.k); ++i) {
+                const std::size_t at = q * static_cast<std::size_t>(r.k) + i;
+                scores[at] = i < hits.size() ? hits[i].score : kNoScore;
+                found[at] = i < hits.size() ? hits[i].row : kNoRow;
+            }
+        }
+    }
+
+    static std::vector<std::vector<std::int64_t>> shortlists(const Request& r, std::int64_t begin,
+                                                             std::int64_t end) {
+        const CodeTable& table = r.heads->table();
+        const std::int64_t count = end - begin;
+        const auto codes = r.heads->encode(r.head_queries + begin * table.dim(), count);
+        std::vector<std::vector<std::int64_t>> found;
+        if (r.router == nullptr) {
+            for (TopCodes& best : scan_all(table, codes.data(), count, r.shortlist, r.mask)) {
+                found.push_back(best.rows(false));
+            }
+            return found;
+        }
+        const CodeTable& router = r.router->table();
+        const auto routes = r.router->encode(r.route_queries + begin * router.dim(), count);
+        auto nearest = scan_all(router, routes.data(), count, r.nprobe, nullptr);
+        for (std::int64_t q = 0; q < count; ++q) {
+            const auto lists = nearest[static_cast<std::size_t>(q)].rows(true);
+            const std::int8_t* query = codes.data() + q * table.groups() * kGroupDims;
+            TopCodes best(r.shortlist);
+            for (std::size_t l = 0; l < lists.size(); ++l) {
+                if (l + 1 < lists.size()) table.prefetch_list(lists[l + 1]);
+                table.scan_list(query, lists[l], r.mask, best);
+            }
+            found.push_back(best.rows(false));
+        }
+        return found;
+    }
+
+    std::vector<std::vector<BandArray>> bands_;  // they own what the cascade points to
+    std::vector<std::vector<Input<float, 1>>> lengths_;
+    std::vector<std::int64_t> widths_;
+    Cascade cascade_;
+};
+
+}  // namespace
+}  // namespace adaptive_search
+
+void bind_search(nb::module_& m) {
+    using namespace adaptive_search;
+    nb::class_<Codes>(m, "Codes")
+        .def(nb::init<const std::vector<std::vector<BandArray>>&,
+                      const std::optional<Input<std::int64_t, 1>>&, const Input<std::int64_t, 1>&,
+                      const Input<float, 1>&, const Input<float, 1>&, bool, std::int64_t>(),
+             nb::arg("bands"), nb::arg("order").none(), nb::arg("list_rows"), nb::arg("centre"),
+             nb::arg("step"), nb::arg("unit"), nb::arg("threads"))
+        .def_prop_ro("rows", &Codes::rows)
+        .def_prop_ro("lists", [](const Codes& codes) { return codes.table().lists(); })
+        .def_prop_ro("bytes", [](const Codes& codes) { return codes.table().bytes(); })
+        .def("nearest", &Codes::nearest, nb::arg("queries"), nb::arg("threads"), nb::arg("found"));
+    nb::class_<Searcher>(m, "Searcher")
+        .def(nb::init<const std::vector<std::vector<BandArray>>&,
+                      const std::vector<std::vector<Input<float, 1>>>&>(),
+             nb::arg("bands"), nb::arg("lengths"))
+        .def("search", &Searcher::search, nb::arg("heads").none(), nb::arg("router").none(),
+             nb::arg("head_queries").none(), nb::arg("route_queries").none(),
+             nb::arg("candidates").none(), nb::arg("nprobe"), nb::arg("shortlist"),
+             nb::arg("mask").none(), nb::arg("queries"), nb::arg("steps"), nb::arg("margins"),
+             nb::arg("threads"), nb::arg("scores"), nb::arg("found"), nb::arg("taken"),
+             nb::arg("spent"));
+}

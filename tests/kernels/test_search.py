@@ -1,0 +1,224 @@
+"""Codes and searches through them against their definitions in numpy, at every level."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from adaptive_search.kernels import _native
+from adaptive_search.kernels.rerank import rerank
+from adaptive_search.kernels.search import Codes, Searcher, nearest_reference
+
+Array = NDArray[Any]
+
+
+def rows_of(n: int, dim: int, seed: int = 0) -> NDArray[np.float16]:
+    return np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float16)
+
+
+def scale(dim: int, seed: int = 0) -> dict[str, NDArray[np.float32]]:
+    rng = np.random.default_rng(seed)
+    return {
+        "centre": rng.normal(size=dim).astype(np.float32),
+        "step": rng.uniform(0.01, 0.05, size=dim).astype(np.float32),
+    }
+
+
+@pytest.mark.parametrize("level", _native.levels())
+@pytest.mark.parametrize(("n", "dim", "k"), [(1, 1, 1), (15, 7, 3), (100, 64, 9), (700, 130, 40)])
+def test_codes_at_every_level(
+    monkeypatch: pytest.MonkeyPatch, level: str, n: int, dim: int, k: int
+) -> None:
+    monkeypatch.setenv("ADAPTIVE_SEARCH_LEVEL", level)
+    rows, queries = rows_of(n, dim), rows_of(5, dim, 1).astype(np.float32)
+    codes = Codes([[rows]], **scale(dim), unit=False)
+    expected = nearest_reference(rows.astype(np.float32), queries, k, **scale(dim))
+    np.testing.assert_array_equal(codes.nearest(queries, k), expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 300),
+    widths=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    cuts=st.lists(st.integers(0, 300), max_size=3),
+    k=st.integers(1, 400),
+    threads=st.integers(1, 3),
+    seed=st.integers(0, 50),
+)
+def test_codes_do_not_depend_on_how_rows_are_divided(
+    n: int, widths: list[int], cuts: list[int], k: int, threads: int, seed: int
+) -> None:
+    bands = [rows_of(n, width, seed + i) for i, width in enumerate(widths)]
+    dim = sum(widths)
+    queries = rows_of(11, dim, seed + 9).astype(np.float32)
+    cuts = sorted(min(cut, n) for cut in cuts)
+    segments = [list(parts) for parts in zip(*(np.split(b, cuts) for b in bands), strict=True)]
+    segments = [[np.ascontiguousarray(band) for band in segment] for segment in segments]
+    whole = np.concatenate(bands, axis=1).astype(np.float32)
+    lists = np.random.default_rng(seed).integers(0, 4, size=n)
+    expected = nearest_reference(whole, queries, k, **scale(dim))
+    flat = Codes(segments, **scale(dim), unit=False, threads=threads)
+    listed = Codes(segments, **scale(dim), unit=False, lists=lists, list_count=5, threads=threads)
+    assert flat.rows == listed.rows == n and listed.native.lists == 5
+    for codes in (flat, listed):
+        np.testing.assert_array_equal(codes.nearest(queries, k, threads), expected)
+
+
+def test_unit_length_makes_lengths_of_rows_vanish() -> None:
+    rows = rows_of(50, 8)
+    longer = (rows.astype(np.float32) * 4).astype(np.float16)
+    options = {"centre": np.zeros(8, np.float32), "step": np.full(8, 0.01, np.float32)}
+    queries = rows_of(4, 8, 1).astype(np.float32)
+    found = [Codes([[r]], **options).nearest(queries, 50) for r in (rows, longer)]
+    np.testing.assert_array_equal(*found)
+
+
+def test_queries_and_rows_without_length() -> None:
+    codes = Codes([[np.zeros((3, 4), np.float16)]], **scale(4))
+    found = codes.nearest(np.zeros((1, 4), np.float32), 5)
+    assert found.tolist() == [[0, 1, 2, -1, -1]]
+    broken = np.full((2, 4), np.nan, np.float16)
+    assert Codes([[broken]], **scale(4)).nearest(np.ones((1, 4), np.float32), 2).shape == (1, 2)
+
+
+class Case:
+    """Rows in three bands and two segments, their codes, and queries."""
+
+    def __init__(self, n: int = 500, seed: int = 0) -> None:
+        widths = (16, 16, 32)
+        self.bands = [rows_of(n, width, seed + i) for i, width in enumerate(widths)]
+        parts = [[band[:200] for band in self.bands], [band[200:] for band in self.bands]]
+        self.codes = Codes([part[:1] for part in parts], **scale(16), unit=False)
+        self.searcher = Searcher(parts)
+        self.queries = rows_of(9, 64, seed + 5).astype(np.float32)
+        self.head = np.ascontiguousarray(self.queries[:, :16])
+
+    def search(self, steps: list[tuple[int, int]], k: int = 5, **options: Any) -> Any:
+        defaults: dict[str, Any] = {
+            "margins": np.full((len(self.queries), len(steps)), np.inf, np.float32),
+            "shortlist": 100,
+            "heads": self.codes,
+            "head_queries": self.head,
+        }
+        return self.searcher.search(self.queries, k, steps=steps, **(defaults | options))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_search_is_its_stages_one_by_one(threads: int) -> None:
+    case = Case()
+    found = case.search([(2, 40), (3, 1)], threads=threads)
+    shortlist = case.codes.nearest(case.head, 100)
+    middle = np.ascontiguousarray(case.queries[:, :32])
+    kept = rerank(middle, case.bands[:2], 40, candidates=shortlist)[1]
+    scores, rows = rerank(case.queries, case.bands, 5, candidates=kept)
+    np.testing.assert_array_equal(found.rows, rows)
+    np.testing.assert_array_equal(found.scores, scores)  # the same bits
+    assert (found.taken == 2).all() and (found.seconds >= 0).all()
+
+
+def test_lists_that_are_all_probed_change_nothing() -> None:
+    case = Case()
+    of = np.random.default_rng(1).integers(0, 6, size=500)
+    parts = [[case.bands[0][:200]], [case.bands[0][200:]]]
+    listed = Codes(parts, **scale(16), unit=False, lists=of, list_count=6)
+    means = rows_of(6, 16, 7)
+    router = Codes([[means]], **scale(16), unit=False)
+    options = {"heads": listed, "router": router, "route_queries": case.head}
+    every = case.search([(3, 1)], nprobe=6, **options)
+    np.testing.assert_array_equal(every.rows, case.search([(3, 1)]).rows)
+    one = case.search([(3, 1)], nprobe=1, **options)
+    nearest = router.nearest(case.head, 1)
+    assert (of[one.rows] == nearest).all()
+
+
+def test_masks_come_before_the_shortlist() -> None:
+    case = Case()
+    mask = np.zeros(500, bool)
+    mask[::7] = True
+    found = case.search([(3, 1)], mask=mask)
+    expected = rerank(case.queries, case.bands, 5, mask=mask)
+    np.testing.assert_array_equal(found.rows, expected[1])
+    none = case.search([(3, 1)], mask=np.zeros(500, bool))
+    assert (none.rows == -1).all() and np.isneginf(none.scores).all()
+
+
+def test_margins_end_a_search_when_the_hits_are_settled() -> None:
+    case = Case()
+    margins = np.zeros((9, 3), np.float32)
+    found = case.search([(1, 50), (2, 20), (3, 1)], margins=margins)
+    assert (found.taken == 1).all()
+    head = rerank(case.head, case.bands[:1], 5, candidates=case.codes.nearest(case.head, 100))
+    np.testing.assert_array_equal(found.rows, head[1])
+    margins[:] = 1e9
+    every = case.search([(1, 50), (2, 20), (3, 1)], margins=margins)
+    fixed = case.search([(1, 50), (2, 20), (3, 1)])
+    np.testing.assert_array_equal(every.rows, fixed.rows)
+    assert (fixed.taken == 3).all()
+
+
+def test_given_candidates_replace_the_shortlist() -> None:
+    case = Case()
+    given = np.array([3, 499, 200, 17, 250, 90], np.int64)
+    found = case.search([(3, 1)], candidates=given, heads=None, head_queries=None)
+    expected = rerank(case.queries, case.bands, 5, candidates=np.tile(given, (9, 1)))
+    np.testing.assert_array_equal(found.rows, expected[1])
+
+
+@pytest.mark.parametrize(
+    ("message", "options"),
+    [
+        ("steps must rise", {"steps": [(2, 5), (2, 5)]}),
+        ("steps must rise", {"steps": [(4, 5)]}),
+        ("dims of the last step", {"steps": [(2, 5)]}),
+        ("positive", {"shortlist": 0}),
+        ("positive", {"threads": 0}),
+        ("positive", {"k": 0}),
+        ("either candidates or heads", {"heads": None}),
+        ("do not fit the heads", {"head_queries": np.ones((9, 15), np.float32)}),
+        ("one value a row", {"mask": np.ones(499, bool)}),
+        ("not a row", {"candidates": np.array([500])}),
+        ("not a row", {"candidates": np.array([-1])}),
+        ("margins", {"margins": np.ones((9, 2), np.float32)}),
+    ],
+)
+def test_wrong_arguments_are_refused(message: str, options: dict[str, Any]) -> None:
+    steps = options.pop("steps", [(3, 1)])
+    with pytest.raises(ValueError, match=message):
+        Case().search(steps, **options)
+
+
+def test_parts_that_do_not_fit_are_refused() -> None:
+    rows = rows_of(10, 8)
+    with pytest.raises(ValueError, match="rows of their segment"):
+        Searcher([[rows, rows[:9]]])
+    with pytest.raises(ValueError, match="same bands"):
+        Searcher([[rows, rows], [rows]])
+    with pytest.raises(ValueError, match="one number a row"):
+        Searcher([[rows]], [[np.ones(9, np.float32)]])
+    with pytest.raises(ValueError, match="differ in their dims"):
+        Codes([[rows]], **scale(7))
+    with pytest.raises(ValueError, match="divide the rows"):
+        Codes([[rows]], **scale(8), lists=np.zeros(9, np.int64))
+
+
+def test_a_level_that_is_not_there_is_named() -> None:
+    script = (
+        "import numpy as np; from adaptive_search.kernels.search import Codes;"
+        "o = np.ones(1, np.float32); Codes([[np.ones((1, 1), np.float16)]], centre=o, step=o)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"ADAPTIVE_SEARCH_LEVEL": "none"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "BackendUnavailable" in done.stderr
