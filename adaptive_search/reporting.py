@@ -36,12 +36,11 @@ class Reports:
     def storage(self) -> StorageReport:
         """Bytes on disk and in memory, for each dimension."""
         store = self._index.store
-        resident = sum(s.rows * 2 * store.spec.dims[0] for s in store.segments)
         return storage_report(
             store.disk_usage(),
             dims=store.dims,
             chunks=store.status().rows,
-            resident_bytes=resident,
+            resident_bytes=self._index.funnel.resident_bytes if store.rows else 0,
         )
 
     def quality(
