@@ -32,6 +32,7 @@ from adaptive_search.store_writer import StoreWriter
 WORDS = "plants store energy water light leaf green heat the a of in to and is sun cell".split()
 SENTENCE = 12  # words
 CHUNK_TOKENS = 64
+WORDS_PER_FILE = 150
 POOL = 4096  # different vectors
 INTERVAL = 0.02  # seconds between two samples of memory
 
@@ -128,7 +129,7 @@ def measure_updates(documents: int, threads: int, scratch: Path | None) -> dict[
         for number in range(documents):
             path = corpus / f"{number // 1000}" / f"{number}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text(rng, 40))
+            path.write_text(text(rng, WORDS_PER_FILE))
         index = AdaptiveIndex.create(
             Path(folder, "index"), encoder=Encoder.load(threads=threads), threads=threads
         )
