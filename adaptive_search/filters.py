@@ -81,7 +81,7 @@ class Filters:
         self._found: _Recent[tuple[Mask, frozenset[int]]] = _Recent(mask_bytes)
 
     def rows(self, store: Store, wanted: Filter) -> list[Mask]:
-        """Rows of each segment that meet every condition: bool (rows,) each, to be read only.
+        """Rows of each segment that meet every condition: bool (rows,) each.
 
         Args:
             store: the index.
@@ -97,13 +97,12 @@ class Filters:
                 that can be ordered against the given one.
             StoreFormatError: a file is damaged.
         """
-        masks = [[np.ones(segment.rows, np.bool_)] for segment in store.segments]
+        masks = [np.ones(segment.rows, np.bool_) for segment in store.segments]
         for condition in conditions(wanted):
             found = [self._rows(segment, condition) for segment in store.segments]
             self._check(store, condition, {kind for _, kinds in found for kind in kinds})
-            for parts, (mask, _) in zip(masks, found, strict=True):
-                parts.append(mask)
-        return [np.logical_and.reduce(parts[1:] or parts) for parts in masks]
+            masks = [mask & more for mask, (more, _) in zip(masks, found, strict=True)]
+        return masks
 
     def _rows(self, segment: Segment, condition: Condition) -> tuple[Mask, frozenset[int]]:
         """Rows that meet a condition, and the kinds of value that its field has."""
