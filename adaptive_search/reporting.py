@@ -80,7 +80,7 @@ class Reports:
         if queries is not None:
             _ = self._index.encoder  # says that there is none
         kept = prefix_recall(self._index.store)
-        measured = quality_report(VectorSearcher(self._index))
+        measured = quality_report(open_searcher(self._index))
         return replace(measured, note=kept.to_text() if kept else "")
 
     def _other_granularities(self) -> Iterator[AbstractContextManager[AdaptiveIndex]]:
@@ -218,3 +218,8 @@ class VectorSearcher(IndexSearcher):
             bands = range(len(self.dims))
             np.concatenate([segments[at].band(b)[row - starts[at]] for b in bands], out=vector)
         return found
+
+
+def open_searcher(index: AdaptiveIndex) -> IndexSearcher:
+    """An index as evaluations see it, whether it has an encoder or not."""
+    return VectorSearcher(index) if index.store.spec.is_foreign else IndexSearcher(index)

@@ -490,6 +490,7 @@ def test_index_vectors_and_query_by_vector(vectors: NDArray[np.float32], run: Ru
     assert {hit["id"] for hit in found} == {"r30#0", "r31#0", "r32#0"}
     report = run("report", "quality")
     assert "16" in report.out and "Matryoshka" in report.out
+    assert "search, funnel, 96 dims, p50" in run("benchmark", "--queries", "5").out
 
 
 def test_a_matrix_takes_the_usual_dims(vectors: NDArray[np.float32], run: Run) -> None:
@@ -677,6 +678,10 @@ def test_status_verify_compact_and_export(index: Path, here: Path, run: Run) -> 
     run("export", "x.arrow", "--dim", "65").fails_with(1, *map(str, DIMS))
     run("export", "nowhere/x.arrow", "--dim", "64").fails_with(1, "nowhere")
     run("export", "x.arrow").fails_with(2, "--dim")
+    run("export", "--dim", "64").fails_with(2, "FILE")
+    run("export", "--onnx", "model", "--half").fails_with(2, "--half makes no sense with --onnx")
+    run("export", "x.arrow", "--dim", "64", "--granularity", "1/2").fails_with(2, "needs --onnx")
+    run("export", "--onnx", "model", "--dim", "65").fails_with(1)
 
 
 def test_verify_names_damage(index: Path, run: Run) -> None:
