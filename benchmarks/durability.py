@@ -312,7 +312,10 @@ class Matrix:
                 path = self._fresh(self.start)
                 io = PowerCutIO(path.parent, failing(k, code, lasting=lasting))
                 self._attempt(path, io)
-                images = [load(path.parent), *(io.cut(kind, k) for kind in CUTS)]
+                images = [
+                    load(path.parent),
+                    *(io.cut(kind, seed) for seed, kind in enumerate(CUTS, k)),
+                ]
                 kinds = ["error", *("error + power cut" for kind in CUTS)]
                 for image, kind in zip(images, kinds, strict=True):
                     label = f"call {k} ({self.calls[k]}), {errno.errorcode[code]}, {lasting=}"
@@ -362,8 +365,8 @@ class Matrix:
 
         def before(number: int, name: str) -> None:
             if number in points:
-                for kind in kinds:
-                    images.append((f"call {number} ({name}), {kind}", io.cut(kind, number)))
+                for seed, kind in enumerate(kinds, number):
+                    images.append((f"call {number} ({name}), {kind} {seed}", io.cut(kind, seed)))
 
         path = self._fresh(start)
         io = make(path.parent, before)

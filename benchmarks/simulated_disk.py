@@ -19,7 +19,7 @@ from adaptive_search.storage_io import StorageIO
 
 Image = dict[str, bytes | None]  # relative path -> contents, None for a directory
 SECTOR = 64  # bytes that are written or lost together, smaller than real ones to fit small files
-CUTS = ("lost", "names", "mixed")
+CUTS = ("lost", "names", "mixed", "mixed")
 
 
 class CallingIO(StorageIO):
