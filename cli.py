@@ -319,6 +319,7 @@ def quality(
 def status(index_path: Path, output: str) -> None:
     """What an index holds."""
     from adaptive_search.prefix_recall import prefix_recall
+    from adaptive_search.segment_search import plan_text
     from adaptive_search.store import Store
 
     store = Store.open(index_path)
@@ -335,6 +336,7 @@ def status(index_path: Path, output: str) -> None:
         "fingerprint": store.spec.fingerprint,
         "corpus": store.attributes.get("corpus"),
         "disk_bytes": sum(found.bytes.values()),
+        "plan": plan_text(store),
     }
     kept = prefix_recall(store) if store.spec.is_foreign else None
     if kept:
@@ -342,6 +344,25 @@ def status(index_path: Path, output: str) -> None:
     if output == "json":
         record |= {"bytes": dict(found.bytes)}
     _print_record(record, output)
+
+
+@main.command()
+@index_option
+@click.option(
+    "--recall",
+    type=float,
+    default=0.98,
+    show_default=True,
+    help="Share of the true ten best to find, measured on the index's own chunks.",
+)
+@threads_option
+@click.option("--wait", is_flag=True, help="Wait for another writer instead of failing.")
+def tune(index_path: Path, recall: float, threads: int | None, wait: bool) -> None:
+    """Choose how an index is searched; `index` does it by itself from 10,000 chunks on."""
+    from adaptive_search.index import AdaptiveIndex
+
+    plan = AdaptiveIndex.open(index_path, threads=threads).tune(recall, wait=wait)
+    click.echo(plan.to_text())
 
 
 @main.command()
@@ -408,12 +429,44 @@ def compact(index_path: Path, wait: bool) -> None:
 
 
 @main.command()
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
+@click.option(
+    "--onnx",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write the encoder there, for ONNX runtimes, in place of vectors.",
+)
 @index_option
-@click.option("--dim", type=int, required=True, help="Dimension of the vectors.")
+@click.option("--dim", type=int, help="Dimension of the vectors; with --onnx the largest.")
 @click.option("--half", is_flag=True, help="float16 instead of float32.")
-def export(file: Path, index_path: Path, dim: int, half: bool) -> None:
-    """Write chunks and their unit vectors to FILE.arrow or FILE.parquet."""
+@weights_option
+@granularity_option("Width of the encoder, with --onnx.")
+@click.pass_context
+def export(
+    context: click.Context,
+    file: Path | None,
+    directory: Path | None,
+    index_path: Path,
+    dim: int | None,
+    half: bool,
+    weights: Path | None,
+    granularity: Granularity | None,
+) -> None:
+    """Write chunks and their unit vectors to FILE.arrow or FILE.parquet.
+
+    Or write the encoder to a directory: model.onnx, which maps input_ids and attention_mask to
+    unit vectors, and its tokenizer.json.
+    """
+    if directory is not None:
+        refuse_options(context, ("file", "index_path", "half"), "makes no sense with --onnx")
+        from adaptive_search.onnx_export import export_onnx
+
+        width = export_onnx(directory, weights, dim, granularity or 1)
+        click.echo(f"wrote the encoder for {width} dims to {directory}")
+        return
+    refuse_options(context, ("weights", "granularity"), "needs --onnx")
+    if file is None or dim is None:
+        raise click.UsageError("export needs FILE and --dim, or --onnx")
     from adaptive_search.store import Store
 
     rows = Store.open(index_path).export(dim, file, half=half)

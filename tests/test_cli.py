@@ -663,6 +663,13 @@ def test_peers_need_their_extra(sets: Path, run: Run, monkeypatch: pytest.Monkey
     run("report", "quality", "--sets", sets, "--peers").fails_with(1, "adaptive-search[eval]")
 
 
+def test_tune_says_what_it_chose(index: Path, run: Run) -> None:
+    assert "not measured" in run("status").out
+    assert "of 0.9 asked for" in run("tune", "--recall", "0.9").out
+    assert "of 0.9 asked for" in run("status", "--format", "json").json["plan"]
+    run("tune", "--recall", "2").fails_with(1, "recall=2.0")
+
+
 def test_status_verify_compact_and_export(index: Path, here: Path, run: Run) -> None:
     status = run("status", "--format", "json").json
     assert (status["documents"], status["chunks"], status["dims"]) == (3, 3, DIMS)
