@@ -117,6 +117,13 @@ def is_plan_due(store: Store) -> bool:
     return plan is None or not plan.fits(store.rows)
 
 
+def plan_text(store: Store) -> str:
+    """What `status` says of the plan, and whether it should be made anew."""
+    plan = read_plan(store.attributes) or Plan(store.spec.dims[0])
+    due = "; the index has changed a lot since: run `tune`" if is_plan_due(store) else ""
+    return plan.to_text() + due
+
+
 def read_plan(attributes: Mapping[str, Scalar]) -> Plan | None:
     """The plan that a manifest records; None if there is none that this program understands."""
     try:

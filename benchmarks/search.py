@@ -5,8 +5,9 @@
 
 The vectors are synthetic (`synthetic.py` describes their spectrum) or rows of a .npy file, such as
 `corpus_vectors.py` writes; without a file of questions, noisy copies of rows ask. Each index is
-built, measured and dropped before the next. Times are processor time of one thread, which on an idle core
-is wall time; on a busy machine caches and memory are still shared, so compare within a run.
+built, measured and dropped before the next. Times are processor time of one thread, which on an
+idle core is wall time; on a busy machine caches and memory are still shared, so compare figures of
+one run only.
 """
 
 from __future__ import annotations
@@ -38,17 +39,14 @@ from adaptive_search.kernels import _native
 
 K = 10
 SEGMENT_ROWS = 32_768
-TARGETS = (0.95, 0.98, 0.99)
 NOISE = 0.5  # length of what is added to a row to make a question of it
 Way = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 
 
-def segments_of(vectors: NDArray[np.float16]) -> list[FunnelSegment]:
-    """Cut vectors into segments and bands, as an index on disk is."""
-    return [
-        FunnelSegment([np.ascontiguousarray(band) for band in np.split(rows, DIMS[:-1], axis=1)])
-        for rows in np.split(vectors, range(SEGMENT_ROWS, len(vectors), SEGMENT_ROWS))
-    ]
+def segment_of(rows: NDArray[Any]) -> FunnelSegment:
+    """Cut vectors into bands, as an index on disk is."""
+    half = rows.astype(np.float16)
+    return FunnelSegment([np.ascontiguousarray(b) for b in np.split(half, DIMS[:-1], axis=1)])
 
 
 def energy_of(vectors: NDArray[np.float16]) -> list[float]:
@@ -71,9 +69,11 @@ def noisy_rows(vectors: NDArray[np.float16], count: int, seed: int = 1) -> NDArr
     return rows + NOISE * noise / np.linalg.norm(noise, axis=1, keepdims=True)
 
 
-def ours(segments: list[FunnelSegment], energy: list[float]) -> Iterator[Built]:
+def ours(
+    segments: list[FunnelSegment], energy: list[float], targets: list[float]
+) -> Iterator[Built]:
     """The funnel by plans for several recalls, at full dims and at a depth chosen by query."""
-    for target in TARGETS:
+    for target in targets:
         start = time.process_time()
         tuned = tune(segments, DIMS, prefix_energy=energy, recall_target=target)
         listed = segments
@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("--vectors", type=Path, help=".npy of float16 rows of 1,536 dims")
     parser.add_argument("--questions", type=Path, help=".npy of questions about them")
     parser.add_argument("--queries", type=int, default=1000)
+    parser.add_argument("--recall", type=float, nargs="+", default=[0.95, 0.98, 0.99])
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--peers", nargs="*", default=["faiss-flat"], help=f"of {', '.join(PEERS)}")
     parser.add_argument("--json", type=Path, help="write the figures and the machine here")
@@ -169,21 +170,22 @@ def main() -> None:
             if args.questions
             else noisy_rows(vectors, args.queries)
         )
+        cuts = range(SEGMENT_ROWS, len(vectors), SEGMENT_ROWS)
+        segments = [segment_of(rows) for rows in np.split(vectors, cuts)]
     else:
         source = SyntheticVectors(args.rows)
-        vectors = np.concatenate([block.astype(np.float16) for block in source.blocks()])
+        segments = [segment_of(block) for block in source.blocks()]
         energy, queries = list(PREFIX_ENERGY), source.queries(args.queries)
-    segments = segments_of(vectors)
     exact = Funnel(segments, DIMS, prefix_energy=energy)
     truth = exact.search(queries, K, exact=True).rows
     ways = {"exact": lambda q: exact.search(q, K, exact=True).rows}
     records = measure(
         Built("exact (ours)", ways, 0.0, 0.0, 2.0 * DIMS[-1]), queries[:20], truth[:20], 1
     )
-    for built in ours(segments, energy):
+    for built in ours(segments, energy, args.recall):
         records += measure(built, queries, truth, args.rounds)
     del built
-    everything = np.arange(len(vectors))
+    everything = np.arange(exact.rows)
     for name in PEERS if args.peers == ["all"] else args.peers:
         wide = gather(segments, everything, len(DIMS))
         built = PEERS[name](wide)
@@ -208,7 +210,7 @@ def main() -> None:
     if args.json:
         machine = {"platform": platform.platform(), "level": _native.level(), "threads": 1}
         figures = {
-            "rows": len(vectors),
+            "rows": exact.rows,
             "queries": len(queries),
             "vectors": args.vectors.name if args.vectors else "synthetic",
             "prefix_energy": [round(share, 4) for share in energy],

@@ -75,6 +75,16 @@ class Plan:
         kept = max(-(-self.kept * wanted // self.shortlist), 4 * k)
         return dataclasses.replace(self, shortlist=wanted, kept=kept, nprobe=nprobe)
 
+    def to_text(self) -> str:
+        """One line for people."""
+        probed = f"{self.nprobe} of {self.lists} lists, " if self.lists else ""
+        if not self.rows:
+            return f"{self.kind}, {self.head_dim} dims, shortlist {self.shortlist:,}, not measured"
+        return (
+            f"{self.kind}, {self.head_dim} dims, {probed}shortlist {self.shortlist:,}; recall@10 "
+            f"{self.recall:.3f} of {self.recall_target} asked for, at {self.rows:,} chunks"
+        )
+
     def to_json(self) -> str:
         """One line of JSON, which `from_json` reads."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)

@@ -23,7 +23,7 @@ from adaptive_search.indexes.plan import PLANNED_K, Plan
 MIN_TUNED_ROWS = 10_000
 # Below this a scan of all codes takes less time than finding and scanning lists.
 MIN_LIST_ROWS = 200_000
-_QUESTIONS = 300
+_QUESTIONS = 400
 _NEIGHBOURS = 100  # of each question, to learn margins from
 _SHORTLISTS = (60, 100, 150, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 5000)
 _NPROBES = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536)
@@ -33,6 +33,8 @@ _MIN_KEPT = 60
 # middle dimension, and one more scored at full dims.
 _CANDIDATE = 12_000.0
 _KEPT = 40_000.0
+# A plan is believed to reach the target if its mean recall does so by this many standard errors.
+_CONFIDENCE = 1.5
 # How much of the loss that the target allows may come from margins.
 _MARGIN_SHARE = 0.25
 
@@ -72,6 +74,8 @@ def tune(
     if lists is None:
         lists = round(4 * funnel.rows**0.5) if funnel.rows >= MIN_LIST_ROWS else 0
     chooser = _Chooser(funnel, segments, prefix_energy, recall_target, threads, seed)
+    if not len(chooser.picked):  # every row is zero, and neighbours mean nothing
+        return Tuned(Plan(dims[0], rows=funnel.rows, recall_target=recall_target))
     heads = [dim for dim in dims if dim <= 2 * dims[0]]
     flat = chooser.cheapest([Plan(dim) for dim in heads], segments, None)
     if not lists:
@@ -108,7 +112,8 @@ class _Chooser:
         exact = funnel.search(self.questions, _NEIGHBOURS + 1, exact=True)
         others = [found[found != row] for found, row in zip(exact.rows, self.picked, strict=True)]
         self.neighbours = np.array([found[:_NEIGHBOURS] for found in others])
-        self.margins = self._margins(segments) if funnel.rows > _NEIGHBOURS else ()
+        enough = len(self.picked) > 0 and funnel.rows > _NEIGHBOURS
+        self.margins = self._margins(segments) if enough else ()
 
     def cheapest(
         self,
@@ -139,7 +144,9 @@ class _Chooser:
         chooses = np.arange(len(self.picked)) % 2 == 0
 
         def reaches(plan: Plan) -> bool:
-            return self._recall(make(plan), chooses) >= self.target
+            shares = self._recall(make(plan), chooses)
+            doubt = shares.std() / len(shares) ** 0.5
+            return bool(shares.mean() - _CONFIDENCE * doubt >= self.target)
 
         ways = [_lengths(plan, share) for plan in plans for share in _KEPT_SHARES]
         ways.sort(key=lambda lengths: self.cost(lengths[0]))
@@ -151,7 +158,7 @@ class _Chooser:
             best = lengths[first] if first < len(lengths) else best
         if best is None:
             best = max((lengths[-1] for lengths in ways), key=self.cost)
-        measured = self._recall(make(best), ~chooses)
+        measured = self._recall(make(best), ~chooses).mean() if len(self.picked) > 1 else 0.0
         return dataclasses.replace(
             best,
             margins=self.margins,
@@ -165,11 +172,13 @@ class _Chooser:
         scanned = self.rows * plan.nprobe / plan.lists if plan.lists else self.rows
         return scanned * plan.head_dim + _CANDIDATE * plan.shortlist + _KEPT * plan.kept
 
-    def _recall(self, funnel: Funnel, which: NDArray[np.bool_]) -> float:
+    def _recall(self, funnel: Funnel, which: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """The share of each question's true ten best that a funnel finds."""
         found = funnel.search(self.questions[which], PLANNED_K + 1).rows
         truth = self.neighbours[which, :PLANNED_K]
         shared = (found[:, :, None] == truth[:, None, :]).any(axis=1)
-        return float(shared[truth >= 0].mean())
+        counts = np.maximum((truth >= 0).sum(axis=1), 1)
+        return np.asarray((shared & (truth >= 0)).sum(axis=1) / counts)
 
     def _margins(self, segments: Sequence[FunnelSegment]) -> tuple[float, ...]:
         """For each dimension, how far below the tenth best there a true hit may lie.

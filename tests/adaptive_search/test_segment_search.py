@@ -11,7 +11,8 @@ from adaptive_search.encoder.encoder import Encoder
 from adaptive_search.errors import QueryError
 from adaptive_search.index import AdaptiveIndex
 from adaptive_search.indexes import tuning
-from adaptive_search.segment_search import LISTS, PLAN, is_plan_due, read_plan
+from adaptive_search.indexes.plan import Plan
+from adaptive_search.segment_search import LISTS, PLAN, is_plan_due, plan_text, read_plan
 from adaptive_search.shortlist_cache import CACHE_FILE, LISTS_FILE
 
 ROWS = 150
@@ -26,6 +27,7 @@ def index(tmp_path: Path, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(tuning._Chooser, "cost", lambda _, plan: (not plan.lists, plan.shortlist))
     monkeypatch.setattr(tuning, "_SHORTLISTS", (30, 60))
     monkeypatch.setattr(tuning, "_MIN_KEPT", 20)
+    monkeypatch.setattr(tuning, "_QUESTIONS", 40)
     created = AdaptiveIndex.create(tmp_path / "index", encoder=tiny_encoder, threads=1)
     texts = [f"{WORDS[n % 10]} {WORDS[n // 10 % 10]} {n}" for n in range(ROWS)]
     created.add_texts(texts, metadata=[{"even": n % 2 == 0, "n": n} for n in range(ROWS)])
@@ -61,6 +63,14 @@ def test_a_plan_is_made_anew_when_the_index_has_doubled(index: AdaptiveIndex) ->
     index.add_texts([f"text {n}" for n in range(2 * ROWS)], ids=[f"t{n}" for n in range(2 * ROWS)])
     after = read_plan(index.store.attributes)
     assert after is not None and after.rows == 3 * ROWS + 1
+
+
+def test_status_says_when_a_plan_is_due(index: AdaptiveIndex) -> None:
+    assert plan_text(index.store).endswith("at 150 chunks")
+    with index.store.writer() as writer:
+        plan = Plan(index.dims[0], rows=ROWS // 3)
+        writer.set_attributes({PLAN: plan.to_json()})
+    assert plan_text(reopened(index).store).endswith("since: run `tune`")
 
 
 def test_the_recall_asked_for_last_stays(index: AdaptiveIndex) -> None:
