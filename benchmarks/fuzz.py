@@ -6,7 +6,7 @@ its target, seed and number alone. Cases run in a child process with limits of t
 that a crash or a hang is a finding too.
 
     python benchmarks/fuzz.py --seconds 60
-    python benchmarks/fuzz.py --cases 100000 --seed 7 --keep findings/
+    python benchmarks/fuzz.py --cases 100000 --seed 7
     python benchmarks/fuzz.py --target manifest --only 1234        # one case again
 """
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
-import itertools
 import json
 import random
 import resource
@@ -181,7 +180,7 @@ def watch(asked: argparse.Namespace, scratch: Path) -> tuple[NDArray[np.int64], 
     """Run children until the time or the cases are used up; gives counts and findings."""
     findings: dict[str, str] = {}
     end = time.monotonic() + asked.seconds
-    for _ in itertools.count():
+    while True:
         left = max(0.0, end - time.monotonic())
         command = [sys.executable, __file__, "--scratch", str(scratch), "--seed", str(asked.seed)]
         command += ["--seconds", str(left), "--cases", str(asked.cases)]
@@ -202,13 +201,16 @@ def watch(asked: argparse.Namespace, scratch: Path) -> tuple[NDArray[np.int64], 
     return counts, [f"{what} ({where})" for what, where in findings.items()]
 
 
-def report(targets: list[str], counts: NDArray[np.int64], findings: list[str]) -> Mapping[str, Any]:
+def report(
+    asked: argparse.Namespace, counts: NDArray[np.int64], findings: list[str]
+) -> Mapping[str, Any]:
     """Cases and outcomes of each target."""
     rows = {
         name: {"right": int(right), "refused": int(refused)}
-        for name, (right, refused, _) in zip(targets, counts[:-1], strict=True)
+        for name, (right, refused, _) in zip(asked.targets, counts[:-1], strict=True)
     }
-    return {"cases": int(counts[:-1, 2].sum()), "findings": findings, "targets": rows}
+    cases = int(counts[:-1, 2].sum())
+    return {"seed": asked.seed, "cases": cases, "findings": findings, "targets": rows}
 
 
 def main() -> None:
@@ -236,7 +238,7 @@ def main() -> None:
             target.load(case_bytes(target, asked.seed, asked.only))
             return
         counts, findings = watch(asked, Path(folder))
-    text = json.dumps(report(asked.targets, counts, findings), indent=1)
+    text = json.dumps(report(asked, counts, findings), indent=1)
     print(text)
     if asked.json:
         asked.json.write_text(text + "\n", encoding="utf-8")
