@@ -302,6 +302,7 @@ class _Run:
 
     def _store(self, batch: _Batch) -> None:
         if batch.chunks:
+            self.writer.check_space(len(batch.chunks))  # before the time is spent
             self.writer.set_attributes(self.attributes)
             granularity = self.writer.spec.granularity
             ids = [chunk.ids for chunk in batch.chunks]

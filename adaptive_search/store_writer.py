@@ -155,8 +155,8 @@ class StoreWriter:
         Raises:
             StoreError: too little space is free.
         """
-        # The raw copy of the segment being written comes on top.
-        spool = min(rows, MAX_SEGMENT_ROWS) * self.spec.row_bytes
+        # The segment being written is copied from its raw form when it is closed.
+        spool = min(rows + self._open_rows, MAX_SEGMENT_ROWS) * self.spec.row_bytes
         check_free_space(self._io, self._path, rows * (self.spec.row_bytes + text_bytes) + spool)
 
     def commit(self, *, complete: bool = True) -> int:

@@ -529,17 +529,17 @@ def main() -> None:
     )
     parser.add_argument("--stride", type=int, default=1, help="take every n-th accident")
     parser.add_argument("--kills", type=int, default=50, help="SIGKILLs of each scenario")
-    parser.add_argument("--only", help="one scenario, or damage")
+    parser.add_argument("--only", action="append", help="a scenario, or damage; may be repeated")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     begin = time.perf_counter()
     crashes, damage = Tally(), Tally()
     with tempfile.TemporaryDirectory() as folder, small_segments():
         for scenario in SCENARIOS:
-            if options.only in (None, scenario.name):
+            if scenario.name in (options.only or [scenario.name]):
                 matrix = Matrix(scenario, Path(folder) / scenario.name, crashes, options.stride)
                 matrix.run(options.kills)
-        for foreign in (False, True) if options.only in (None, "damage") else ():
+        for foreign in (False, True) if "damage" in (options.only or ["damage"]) else ():
             DamageMatrix(Path(folder) / f"{foreign=}", damage, foreign=foreign).run(options.stride)
     for title, tally in (("accidents", crashes), ("damaged files", damage)):
         if tally.counts:

@@ -235,3 +235,13 @@ def test_documents_are_read_only_as_fast_as_they_are_stored(
     monkeypatch.setattr("adaptive_search.corpus.read_corpus", read)
     index.add(index.path, report=count)
     assert max(ahead) <= 4
+
+
+def test_a_full_disk_is_noticed_before_anything_is_encoded(
+    index: AdaptiveIndex, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StorageIO, "free_bytes", lambda self, path: 1000)
+    monkeypatch.setattr(index.encoder, "encode_ids", lambda *args, **options: 1 / 0)
+    with pytest.raises(StoreError, match="free some space"):
+        index.add(corpus)
+    assert len(index) == 0
