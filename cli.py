@@ -367,7 +367,9 @@ def tune(index_path: Path, recall: float, threads: int | None, wait: bool) -> No
 
 @main.command()
 @index_option
-@click.option("--quick", is_flag=True, help="Only the presence and size of files.")
+@click.option(
+    "--quick", is_flag=True, help="Manifest, sizes, layouts and documents; not every byte."
+)
 @format_option("table", "json")
 def verify(index_path: Path, quick: bool, output: str) -> None:
     """Check every file of an index against its checksums and rules."""
@@ -379,6 +381,7 @@ def verify(index_path: Path, quick: bool, output: str) -> None:
         "files": result.files,
         "bytes": result.bytes,
         "chunks": result.rows,
+        "dims": list(result.dims),
         "problems": list(result.problems),
         "damaged_caches": list(result.damaged_caches),
         "orphans": list(result.orphans),
