@@ -111,7 +111,13 @@ class Publisher:
         return bool(self._dead) or self.attributes != self.manifest.attributes
 
     def publish(self, segments: Sequence[Segment]) -> None:
-        """Make these segments, without their buried rows, the next generation."""
+        """Make these segments, without their buried rows, the next generation.
+
+        Raises:
+            StoreFormatError: a file of theirs was changed since it was committed.
+        """
+        for segment in segments:
+            segment.check_suspects()
         generation = self.manifest.generation + 1
         kept = [self._with_tombstones(segment, generation) for segment in segments]
         remaining = tuple(segment for segment in kept if segment is not None)

@@ -106,6 +106,7 @@ class Segment:
         if entry.tombstones:
             files[entry.tombstones.file] = entry.tombstones.entry
         self.touched_ns = 0
+        self._suspects: dict[str, FileEntry] = {}  # files touched since the commit
         self._unhashed: set[str] = set()  # files that are hashed before they are used
         self._maps = {name: self._map(name, file) for name, file in files.items()}
         self._checked: set[int] = set()
@@ -114,11 +115,21 @@ class Segment:
         buffer, touched_ns = map_file(self.directory / name, entry)
         self.touched_ns = max(self.touched_ns, touched_ns)
         # The commit comes after the files that it names; what was touched since is suspect.
-        suspect = self.committed_ns is not None and touched_ns >= self.committed_ns
+        if self.committed_ns is not None and touched_ns >= self.committed_ns:
+            self._suspects[name] = entry
         # A writer's decisions hang on the small ones.
-        if suspect or name == DOCUMENTS_FILE or name not in self.spec.data_files:
+        if name in self._suspects or name == DOCUMENTS_FILE or name not in self.spec.data_files:
             self._unhashed.add(name)
         return buffer
+
+    def check_suspects(self) -> None:
+        """Hash what was touched since the commit: the next commit will vouch for it.
+
+        Raises:
+            StoreFormatError: a file is not what was committed.
+        """
+        for name, entry in self._suspects.items():
+            self._buffer(name, entry)
 
     def _buffer(self, name: str, entry: FileEntry) -> pa.Buffer:
         """A mapped file whose checksum was compared if it had to be."""

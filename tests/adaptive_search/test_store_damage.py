@@ -137,6 +137,16 @@ def test_a_writer_that_finds_damage_changes_nothing(tmp_path: Path, kit: Any) ->
     assert kit.open(store.path).manifest == store.manifest
 
 
+def test_a_commit_does_not_vouch_for_what_was_damaged_before_it(tmp_path: Path, kit: Any) -> None:
+    store = build(kit, tmp_path / "i", 1)
+    path = store.segments[0].directory / "band_0016.arrow"
+    flip(0.5)(path, path)
+    with pytest.raises(StoreFormatError, match=r"band_0016\.arrow"), store.writer() as writer:
+        writer.delete_documents(["a"])
+        kit.add(writer, "new", 1, foreign=True)
+    assert kit.open(store.path).manifest == store.manifest
+
+
 def test_hostile_arrow_is_refused_before_it_is_used(tmp_path: Path, kit: Any) -> None:
     """String offsets that point outside their buffer, in a file with the right checksum."""
     store = build(kit, tmp_path / "i", 1)
