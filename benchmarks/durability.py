@@ -427,6 +427,11 @@ def _instead(make: Callable[[Path, Path], object]) -> Damage:
     return damage
 
 
+def _copy(path: Path) -> Path:
+    """A copy beside a file, with its dates."""
+    return Path(shutil.copy2(path, path.with_name("copy")))
+
+
 DAMAGE: dict[str, Damage] = {
     "deleted": lambda path, other: path.unlink(),
     "empty": lambda path, other: path.write_bytes(b""),
@@ -435,9 +440,7 @@ DAMAGE: dict[str, Damage] = {
     "garbage appended": lambda path, other: path.write_bytes(path.read_bytes() + b"garbage"),
     "zeroed": lambda path, other: path.write_bytes(bytes(path.stat().st_size)),
     "of another index": lambda path, other: shutil.copy2(other, path),
-    "moved from another index": lambda path, other: shutil.copy2(other, path.with_name("x")).rename(
-        path
-    ),
+    "moved from another index": _instead(lambda path, other: _copy(other).rename(path)),
     "a directory": _instead(lambda path, other: path.mkdir()),
     "a link": _instead(lambda path, other: path.symlink_to("aside")),
     "a pipe": _instead(lambda path, other: os.mkfifo(path)),
@@ -483,16 +486,22 @@ class DamageMatrix:
             if code not in (RIGHT, REFUSED):
                 self.tally.failures.append(f"{file} {kind}, {self.foreign=}: {outcome}")
 
-    def _read(self, path: Path) -> int:
-        outcome = RIGHT
+    def _answer(self, path: Path) -> int:
         try:
             store = Store.open(path)
             store.status()
-            if state(store) != self.right:
-                return WRONG
+            return RIGHT if state(store) == self.right else WRONG
         except AdaptiveSearchError as error:
             assert str(path) in str(error), error
-            outcome = REFUSED
+            return REFUSED
+
+    def _read(self, path: Path) -> int:
+        """Read a damaged index, write to it and read again, verify it and repair it."""
+        outcome = self._answer(path)
+        with contextlib.suppress(StoreError), Store.open(path, io=CallingIO()).writer() as writer:
+            writer.set_attributes({"vouched": True})
+        if WRONG in (outcome, self._answer(path)):
+            return WRONG
         try:
             sound = verify_index(path).ok
         except StoreError:
@@ -501,15 +510,20 @@ class DamageMatrix:
             return UNSEEN
         try:
             repair_index(path, drop_damaged=True, io=CallingIO())
-        except StoreError as error:
-            return (
-                outcome if "MANIFEST" in str(error) or "not an index" in str(error) else UNREPAIRED
-            )
-        store = Store.open(path, io=CallingIO())
-        mirror(store, {n: c for n, c in FIRST.items() if n != "a"}, foreign=self.foreign)
-        report = verify_index(path)
-        same = state(Store.open(path)) == self.right
-        return outcome if report.ok and same else UNREPAIRED
+        except StoreError:
+            return outcome if self._has_no_manifest(path) else UNREPAIRED
+        corpus = {name: chunks for name, chunks in FIRST.items() if name != "a"}
+        mirror(Store.open(path, io=CallingIO()), corpus, foreign=self.foreign)
+        repaired = verify_index(path).ok and self._answer(path) == RIGHT
+        return outcome if repaired else UNREPAIRED
+
+    def _has_no_manifest(self, path: Path) -> bool:
+        """Whether an index has lost the one file that nothing can repair."""
+        try:
+            read_manifest(path)
+        except StoreError:
+            return True
+        return False
 
 
 @contextlib.contextmanager
