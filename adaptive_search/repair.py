@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from adaptive_search.arrow_files import damaged, map_file
-from adaptive_search.errors import StoreFormatError
+from adaptive_search.errors import StoreError, StoreFormatError
 from adaptive_search.manifest import (
     DOCUMENTS_FILE,
     MAX_SEGMENT_ROWS,
@@ -89,32 +89,39 @@ def repair_index(
         manifest = read_manifest(root)
         check = IndexCheck(root, deep=True)
         check.run(manifest)
-        sound = {segment.name: segment for segment in check.sound}
+        sound = {segment.name for segment in check.sound}
         lost = [_lose(root, entry) for entry in manifest.segments if entry.name not in sound]
         if check.problems and not (lost and drop_damaged):
             raise StoreFormatError(_refusal(root, check.problems, lost))
         publisher = Publisher(root, manifest, check.sound, io)
-        cut = _cut_documents(manifest, sound, lost)
-        live = sum(segment.entry.live_rows for segment in check.sound)
-        for document_id in cut:
-            publisher.bury(document_id)
-        if lost or any(segment.touched_ns >= manifest.committed_ns for segment in check.sound):
-            publisher.publish(check.sound)
-        else:
-            publisher.sweep()
-        for cache in check.damaged_caches:
-            with suppress(FileNotFoundError):  # gone with its segment
-                remove_directory(io, Path(cache))
-        left = sum(segment.entry.live_rows for segment in publisher.segments)
-        return RepairReport(
-            path=root,
-            generation=publisher.manifest.generation,
-            problems=tuple(check.problems),
-            lost=tuple(lost),
-            cut_document_ids=tuple(cut),
-            cut_rows=live - left,
-            damaged_caches=tuple(check.damaged_caches),
-        )
+        try:
+            return _mend(publisher, check, lost)
+        finally:
+            with suppress(OSError, StoreError):  # what is left, the next writer removes
+                publisher.discard()
+
+
+def _mend(publisher: Publisher, check: IndexCheck, lost: Sequence[LostSegment]) -> RepairReport:
+    manifest = publisher.manifest
+    cut = _cut_documents(manifest, {segment.name: segment for segment in check.sound}, lost)
+    live = sum(segment.entry.live_rows for segment in check.sound)
+    for document_id in cut:
+        publisher.bury(document_id)
+    if lost or any(segment.touched_ns >= manifest.committed_ns for segment in check.sound):
+        publisher.publish(check.sound)
+    for cache in check.damaged_caches:
+        with suppress(FileNotFoundError):  # gone with its segment
+            remove_directory(publisher.io, Path(cache))
+    left = sum(segment.entry.live_rows for segment in publisher.segments)
+    return RepairReport(
+        path=publisher.root,
+        generation=publisher.manifest.generation,
+        problems=tuple(check.problems),
+        lost=tuple(lost),
+        cut_document_ids=tuple(cut),
+        cut_rows=live - left,
+        damaged_caches=tuple(check.damaged_caches),
+    )
 
 
 def _refusal(root: Path, problems: Sequence[str], lost: Sequence[LostSegment]) -> str:
