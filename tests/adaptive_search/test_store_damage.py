@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from adaptive_search.errors import StoreError, StoreFormatError
-from adaptive_search.shortlist_cache import read_cache
+from adaptive_search.shortlist_cache import CACHE_FILE, read_cache
 
 FILES = (
     "MANIFEST.json",
@@ -21,7 +21,7 @@ FILES = (
     "band_0016.arrow",
     "norms.arrow",
     "deleted-000002.arrow",
-    "shortlist.faiss",
+    CACHE_FILE,
 )
 
 
@@ -90,7 +90,7 @@ def test_damage(tmp_path: Path, kit: Any, originals: tuple[Path, Path], name: st
             assert str(path) in str(error), kind
             assert isinstance(error, StoreFormatError) or name == "MANIFEST.json"
         assert read in (None, right) or is_without_band(name, kind), kind
-        if name == "shortlist.faiss":
+        if name == CACHE_FILE:
             assert read == right and read_cache(store.segments[0], key="k") is None, kind
             assert store.write_cache(store.segments[0], b"rebuilt", key="k") or target.is_dir()
         else:
