@@ -41,12 +41,14 @@ def recall(found: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
 def int8(rows: Matrix) -> Matrix:
     """Rows as 8 bits a number with a scale each, and back."""
     scale = np.abs(rows).max(axis=1, keepdims=True) / 127
-    return np.round(rows / scale) * scale
+    rounded: Matrix = np.round(rows / scale) * scale
+    return rounded
 
 
 def unit(rows: Matrix) -> Matrix:
     """Rows at unit length."""
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    scaled: Matrix = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return scaled
 
 
 def scores_of(source: SyntheticVectors, queries: Matrix) -> dict[str, Matrix]:
