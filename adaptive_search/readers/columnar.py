@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from adaptive_search.documents import Document, Skipped
 from adaptive_search.readers.records import record_document
-from adaptive_search.readers.source import Source, UnreadableFile
+from adaptive_search.readers.source import Source, UnreadableFile, brief
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -126,5 +126,4 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _reason(what: str, error: Exception) -> str:
-    detail = " ".join(str(error).split())[:200]
-    return f"broken {what} file ({detail}); {_ADVICE}"
+    return f"broken {what} file ({brief(error)}); {_ADVICE}"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from xml.parsers import expat
 
 from adaptive_search.documents import Document
-from adaptive_search.readers.source import Source, UnreadableFile
+from adaptive_search.readers.source import Source, UnreadableFile, brief
 
 _OLE_MARK = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _BODY = "word/document.xml"
@@ -43,7 +43,7 @@ def read_docx(source: Source) -> Iterator[Document]:
     except RuntimeError:  # zipfile's way to say that a password is needed
         raise UnreadableFile("encrypted DOCX: save it without a password") from None
     except (zipfile.BadZipFile, zlib.error, expat.ExpatError, NotImplementedError, EOFError) as e:
-        raise UnreadableFile(f"broken DOCX ({e}); {_REPAIR}") from None
+        raise UnreadableFile(f"broken DOCX ({brief(e)}); {_REPAIR}") from None
     text = body.text()
     yield Document(
         source.path, source.path, text, title=title.text() or body.title, kind="markdown"

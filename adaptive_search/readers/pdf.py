@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from adaptive_search.documents import Document
-from adaptive_search.readers.source import Source, UnreadableFile
+from adaptive_search.readers.source import Source, UnreadableFile, brief
 
 _PAGE_BREAK = "\n\n"
 
@@ -29,8 +29,9 @@ def read_pdf(source: Source) -> Iterator[Document]:
             text = _text(source, reader)
             title = (reader.metadata.title if reader.metadata else None) or ""
     except PyPdfError as error:
-        detail = " ".join(str(error).split())[:200]
-        raise UnreadableFile(f"broken PDF ({detail}); repair it or convert it to text") from None
+        raise UnreadableFile(
+            f"broken PDF ({brief(error)}); repair it or convert it to text"
+        ) from None
     yield Document(source.path, source.path, text, title=_valid(" ".join(str(title).split())))
 
 

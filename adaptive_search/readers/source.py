@@ -74,8 +74,12 @@ def failure_reason(error: Exception) -> str:
         return f"cannot be read: {error.strerror or error}; check the file"
     if isinstance(error, MemoryError):
         return "its reader ran out of memory; split the file or convert it to text"
-    detail = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    return f"its reader failed ({detail}); check the file"
+    return f"its reader failed ({type(error).__name__}: {brief(error)}); check the file"
+
+
+def brief(error: Exception) -> str:
+    """What a parser says of a file, which may quote all of it, on one line."""
+    return " ".join(str(error).split())[:200]
 
 
 def _open_plain(path: str, flags: int) -> int:

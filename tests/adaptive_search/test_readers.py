@@ -368,6 +368,9 @@ class TestDocx:
         assert len(data) < 1 << 20
         assert "--max-file-size" in reason(tmp_path, "a.docx", data, max_file_bytes=1 << 20)
 
+    def test_a_bomb_below_the_limit_is_told_by_its_ratio(self, tmp_path: Path) -> None:
+        assert "bomb" in reason(tmp_path, "a.docx", docx(self.BODY, padding=5 << 20))
+
     def test_entities_are_refused(self, tmp_path: Path) -> None:
         prolog = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b SYSTEM "file:///etc/passwd">]>'
         assert "document type" in reason(tmp_path, "a.docx", docx(paragraph("&b;"), prolog))
