@@ -191,7 +191,8 @@ def test_bad_searches(index: AdaptiveIndex, vector: Any, options: Any, reason: s
 
 
 def test_filters_that_leave_nothing(index: AdaptiveIndex) -> None:
-    for condition in ({"n": -1}, {"n": []}, {"n": {">": 10, "<": 5}}):
+    conditions: list[Any] = [{"n": -1}, {"n": []}, {"n": {">": 10, "<": 5}}]
+    for condition in conditions:
         assert ids(index.search_vector(VECTORS[0], filter=condition)) == []
 
 

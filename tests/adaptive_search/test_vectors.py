@@ -227,7 +227,7 @@ def test_an_encoder_knows_its_own(kit: Any) -> None:
 
 
 def test_dims() -> None:
-    assert checked_dims([1, np.int64(2), 3072]) == (1, 2, 3072)
+    assert checked_dims(np.array([1, 2, 3072])) == (1, 2, 3072)
     assert standard_dims(1536) == (64, 128, 256, 512, 768, 1024, 1536)
     assert standard_dims(3072)[-3:] == (1536, 2048, 3072)
     assert (standard_dims(64), standard_dims(7), standard_dims(100)) == ((64,), (7,), (64, 100))
