@@ -177,6 +177,10 @@ class Encoder:
         Returns:
             float32 (texts, dim): prefixes of full unit vectors, whose length is
             sqrt(prefix_energy) of dim for every text.
+
+        Raises:
+            QueryError: a text has no ids, an id is negative, or no sub-model has this granularity.
+            WeightsError: an id is beyond the model's vocabulary, or a vector is not finite.
         """
         dim = self.dims[-1] if dim is None else dim
         bands = self.config.bands_of(dim)
@@ -191,7 +195,10 @@ class Encoder:
                 f"{self.directory}: the tokenizer gives the id {packed.max()}, but the model has "
                 f"{self.config.vocab_size}; export or copy these weights again"
             )
-        return self._engine.encode(packed, offsets, heads, bands, self.threads)
+        try:
+            return self._engine.encode(packed, offsets, heads, bands, self.threads)
+        except ValueError as error:
+            raise QueryError(f"these ids cannot be encoded: {error}") from None
 
     def open_stream(self, granularity: Granularity = 1) -> Stream:
         """An empty text in the engine's own terms; see `StreamingEncoder`.

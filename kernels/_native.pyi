@@ -53,7 +53,8 @@ class Engine:
             float32 (texts, sum of the first band widths), a prefix of a unit vector.
 
         Raises:
-            ValueError: an argument is out of range, or the weights give non-finite values.
+            ValueError: an argument is out of range.
+            WeightsError: the weights give a vector that is not finite.
         """
 
 class Stream:
@@ -71,6 +72,7 @@ class Stream:
 
         Raises:
             ValueError: end is empty or out of range, or bands is.
+            WeightsError: the weights give a vector that is not finite.
         """
 
 def levels() -> list[str]:

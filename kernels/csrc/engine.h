@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -40,6 +41,11 @@ struct Batch {
     std::size_t bands;
 };
 
+// The weights give a vector that is not finite; WeightsError in Python.
+struct WeightsDamaged : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
 class Carrier;
 struct Carry;
 struct Piece;
@@ -57,6 +63,7 @@ class Engine {
 
     // Writes (texts, sum of the first `bands` widths) to out. Tiles of texts run in parallel; the
     // result of a text depends neither on the others nor on the number of threads.
+    // Throws WeightsDamaged.
     void encode(const Batch &batch, int threads, float *out) const;
 
     const EngineConfig &config() const { return config_; }

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
-#include <stdexcept>
 #include <utility>
 
 #include "engine.h"
@@ -184,7 +183,7 @@ void Engine::project(std::size_t texts, std::size_t bands, Workspace &work) cons
             double squares = 0.0;
             for (std::size_t c = 0; c < n; ++c) squares += double{band[c]} * band[c];
             if (!std::isfinite(squares)) {
-                throw std::invalid_argument(
+                throw WeightsDamaged(
                     "the weights give a vector that is not finite; they are damaged");
             }
             const auto scale =

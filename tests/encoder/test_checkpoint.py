@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -295,3 +295,28 @@ def test_the_shipped_weights_load_and_are_int8() -> None:
     shipped = checkpoint.load(checkpoint.shipped_weights())
     assert shipped.config == EncoderConfig()
     assert shipped.tensors["embedding.weight"].dtype == np.int8
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_any_damage_gives_a_typed_error_or_unit_vectors(weights: Path, data: st.DataObject) -> None:
+    path = weights / data.draw(st.sampled_from(FILES))
+    content = path.read_bytes()
+    damaged = bytearray(content)
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    # Another file, as a copy would put it there; what is mapped may not change.
+    spoilt = path.with_suffix(".spoilt")
+    spoilt.write_bytes(damaged[: data.draw(st.sampled_from([len(damaged), len(damaged) // 2]))])
+    spoilt.replace(path)
+    try:
+        vector = Encoder.load(weights, threads=1).encode("plants store energy")
+    except WeightsError:
+        pass
+    else:
+        np.testing.assert_allclose(np.linalg.norm(vector), 1, atol=1e-5)
+    finally:
+        spoilt.write_bytes(content)
+        spoilt.replace(path)

@@ -168,6 +168,12 @@ def test_heads_that_the_layers_lack(encoder: Encoder, granularity: tuple[int, ..
             encoder.encode(texts, granularity=granularity)
 
 
+@pytest.mark.parametrize(("ids", "message"), [([], "no ids"), ([-1], "id -1")])
+def test_ids_that_no_text_has(encoder: Encoder, ids: list[int], message: str) -> None:
+    with pytest.raises(QueryError, match=f"cannot be encoded: .*{message}"):
+        encoder.encode_ids([np.array([1, 2]), np.array(ids, np.int32)])
+
+
 def test_truncating_to_more_than_there_is(encoder: Encoder) -> None:
     with pytest.raises(QueryError, match="vectors of 8 dims hold no 16-dim embedding"):
         encoder.truncate(np.ones((2, 8), np.float32), 16)

@@ -10,10 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from adaptive_search.encoder import checkpoint, reference_model
 from adaptive_search.encoder.config import EncoderConfig
+from adaptive_search.errors import WeightsError
 from adaptive_search.kernels.native import Engine, Stream
 
 Tensors = dict[str, NDArray[np.float32]]
@@ -173,7 +177,7 @@ def test_narrow_weights_that_are_not_finite(level: str, precision: str) -> None:
     for name in ("blocks.1.mlp.down.weight", "blocks.0.mixer_norm.weight", "heads.1.weight"):
         tensors = random_tensors(SMALL)
         tensors[name][0] = np.nan
-        with pytest.raises(ValueError, match="not finite"):
+        with pytest.raises(WeightsError, match="not finite"):
             encode(make_engine(SMALL, tensors, precision), random_texts(SMALL, (7,)), (8, 8, 8))
 
 
@@ -254,6 +258,70 @@ def test_bad_arguments_of_a_stream() -> None:
         Stream(make_engine(alternating, random_tensors(alternating)), heads)
 
 
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return make_engine(SMALL, random_tensors(SMALL), "int8")
+
+
+@given(
+    ids=hnp.arrays(np.int32, st.integers(0, 20), elements=st.integers(-2, 52)),
+    offsets=st.lists(st.integers(-1, 21), max_size=5),
+    heads=st.lists(st.integers(-1, 9), min_size=2, max_size=4),
+    bands=st.integers(-1, 4),
+    threads=st.integers(-1, 40),
+)
+def test_any_call_is_answered_or_refused(
+    engine: Engine,
+    ids: NDArray[np.int32],
+    offsets: list[int],
+    heads: list[int],
+    bands: int,
+    threads: int,
+) -> None:
+    bounds = np.array([0, *sorted(offsets), len(ids)], np.int64)
+    try:
+        vectors = engine.encode(ids, bounds, np.array(heads, np.int32), bands, threads)
+    except ValueError:
+        return
+    assert vectors.shape == (len(bounds) - 1, SMALL.dims[bands - 1])
+    energy = SMALL.prefix_energy[bands - 1]
+    np.testing.assert_allclose(np.sum(vectors**2, axis=1), energy, rtol=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data(), value=st.sampled_from([np.nan, np.inf, -np.inf, 3e38]))
+def test_one_bad_weight_is_harmless_or_named(data: st.DataObject, value: float) -> None:
+    tensors = random_tensors(SMALL)
+    tensor = tensors[data.draw(st.sampled_from(sorted(tensors)))]
+    tensor.flat[data.draw(st.integers(0, tensor.size - 1))] = value
+    precision = data.draw(st.sampled_from(["fp32", "bf16", "int8"]))
+    try:
+        vectors = encode(
+            make_engine(SMALL, tensors, precision), random_texts(SMALL, (7, 99)), (8, 3, 1)
+        )
+    except WeightsError as error:
+        assert "not finite" in str(error)
+    else:
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+
+
+def test_more_threads_than_cores_and_texts(config: EncoderConfig) -> None:
+    engine = make_engine(config, random_tensors(config))
+    texts = random_texts(config, LENGTHS)
+    want = encode(engine, texts, (8, 8, 8))
+    np.testing.assert_array_equal(encode(engine, texts, (8, 8, 8), threads=200), want)
+
+
+def test_a_million_tokens_in_one_text() -> None:
+    config = dataclasses.replace(
+        SMALL, d_model=8, n_layers=1, d_state=4, headdim=4, granularities=(1,)
+    )
+    engine = make_engine(config, random_tensors(config))
+    (text,) = random_texts(config, (1_000_000,))
+    vector = encode(engine, [text], (4,), threads=2)
+    np.testing.assert_allclose(np.linalg.norm(vector, axis=1), 1, rtol=1e-5)
+
+
 def test_no_texts() -> None:
     assert encode(make_engine(SMALL, random_tensors(SMALL)), [], (8, 8, 8)).shape == (0, 60)
 
@@ -295,7 +363,7 @@ def test_weights_that_are_not_finite(value: float) -> None:
     tensors = random_tensors(SMALL)
     tensors["blocks.1.mlp.down.weight"][0, 0] = value
     engine = make_engine(SMALL, tensors)
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(WeightsError, match="not finite"):
         encode(engine, random_texts(SMALL, (7, 300)), (8, 8, 8), threads=2)
 
 

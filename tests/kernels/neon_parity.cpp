@@ -1,0 +1,140 @@
+// The NEON level against the reference level, for machines that can only emulate it; .ci/cross
+// builds and runs this. Where NEON is at home, the tests in Python compare all levels.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "ops.h"
+#include "packed_linear.h"
+
+using namespace adaptive_search;
+
+namespace {
+
+using Floats = std::vector<float>;
+
+std::mt19937 generator(7);
+int failures = 0;
+
+Floats draw(std::size_t count, float mean = 0.0f) {
+    std::normal_distribution<float> normal(mean, 1.0f);
+    Floats values(count);
+    for (float &value : values) value = normal(generator);
+    return values;
+}
+
+std::ptrdiff_t stride(std::size_t n) { return static_cast<std::ptrdiff_t>(n); }
+
+void compare(const char *what, const Floats &got, const Floats &want, float tolerance) {
+    float peak = 0.0f, error = 0.0f;
+    for (std::size_t i = 0; i < want.size(); ++i) {
+        peak = std::max(peak, std::abs(want[i]));
+        error = std::max(error, std::abs(got[i] - want[i]));
+    }
+    const bool holds = error <= tolerance * peak;  // false for NaN
+    if (!holds) ++failures;
+    std::printf("%-28s %.1e of %.1e %s\n", what, double{error}, double{peak}, holds ? "" : "FAILS");
+}
+
+Floats linear(const Products &products, const Floats &x, const Floats &weight, std::size_t rows,
+              std::size_t outputs, std::size_t inputs) {
+    const PackedLinear packed(products, {weight.data()}, outputs, inputs);
+    const Buffer space(operand_space(rows, inputs));
+    Floats out(rows * outputs);
+    packed.apply(products.convert(x.data(), stride(inputs), rows, inputs, space.data()), outputs,
+                 out.data(), stride(outputs));
+    return out;
+}
+
+void compare_linear() {
+    for (std::size_t rows : {1, 5, 12, 25}) {
+        const std::size_t outputs = 2 * rows + 1, inputs = 3 * rows + 2;
+        const Floats x = draw(rows * inputs), weight = draw(outputs * inputs);
+        const auto run = [&](const Products &p) { return linear(p, x, weight, rows, outputs, inputs); };
+        for (Precision precision : {Precision::fp32, Precision::bf16}) {
+            compare("linear, floats", run(float_products_neon(precision)),
+                    run(float_products_reference(precision)), 1e-5f);
+        }
+        // The codes are equal but where a value lies between two.
+        compare("linear, int8", run(int8_neon()), run(int8_reference()), 1e-2f);
+        compare("linear, int8 dot product", run(int8_neon_dotprod()), run(int8_neon()), 0.0f);
+    }
+}
+
+Floats scan(const Ops &ops, std::size_t rows, bool ends) {
+    const std::size_t heads = 3, headdim = 10, d_state = 12, width = heads * headdim;
+    generator.seed(11);
+    const Floats x = draw(rows * width), B = draw(2 * rows * d_state), D = draw(heads);
+    Floats dt = draw(rows * heads, -2.0f), A = draw(heads);
+    for (float &value : dt) value = std::exp(value);
+    for (float &value : A) value = -std::exp(value);
+    const std::size_t padded = round_up(headdim, ops.panel);
+    const Buffer state(heads * d_state * padded), scratch(scan_scratch(d_state, padded));
+    std::fill_n(state.data(), state.size(), 1e9f);  // which a text that begins does not read
+    Floats y(rows * width);
+    ops.ssd_scan_f32({rows, heads, headdim, d_state, x.data(), stride(width), dt.data(),
+                      stride(heads), B.data(), B.data() + d_state, stride(2 * d_state), A.data(),
+                      D.data(), state.data(), y.data(), stride(width), scratch.data(), true, ends});
+    if (ends) return y;
+    for (std::size_t n = 0; n < heads * d_state; ++n) {
+        y.insert(y.end(), state.data() + n * padded, state.data() + n * padded + headdim);
+    }
+    return y;
+}
+
+Floats convolve(const Ops &ops, std::size_t rows) {
+    const std::size_t channels = 21, d_conv = 4;
+    generator.seed(3);
+    Floats x = draw(rows * channels);
+    const Floats weight = draw(d_conv * channels), bias = draw(channels);
+    const Floats history = draw((d_conv - 1) * channels);
+    ops.causal_conv1d_silu_f32(x.data(), stride(channels), rows, channels, weight.data(),
+                               stride(channels), bias.data(), d_conv, history.data(),
+                               stride(channels), x.data(), stride(channels));
+    return x;
+}
+
+Floats norms_and_gates(const Ops &ops, std::size_t rows) {
+    const std::size_t n = 21;
+    generator.seed(5);
+    Floats x = draw(rows * n), out(rows * n);
+    const Floats z = draw(rows * n), weight = draw(n);
+    ops.rms_norm_f32(x.data(), stride(n), rows, n, weight.data(), 1e-5f, out.data(), stride(n));
+    ops.gated_rms_norm_f32(out.data(), stride(n), z.data(), stride(n), rows, n, weight.data(), 1e-5f);
+    ops.swiglu_f32(out.data(), stride(n), z.data(), stride(n), rows, n);
+    ops.softplus_f32(out.data(), stride(n), rows, n, weight.data());
+    return out;
+}
+
+Floats pool(const Ops &ops, std::size_t rows) {
+    const std::size_t bands = 3, d_model = 21;
+    generator.seed(9);
+    const Floats h = draw(rows * d_model);
+    Floats logits = draw(rows * bands), total(bands), pooled(bands * d_model);
+    Floats peak(bands, -std::numeric_limits<float>::infinity());
+    ops.softmax_pool_f32(h.data(), stride(d_model), rows, logits.data(), stride(bands),
+                         {bands, d_model, peak.data(), total.data(), pooled.data()});
+    pooled.insert(pooled.end(), total.begin(), total.end());
+    return pooled;
+}
+
+}  // namespace
+
+int main() {
+    const Ops &neon = ops_neon(), &reference = ops_reference();
+    compare_linear();
+    for (std::size_t rows : {1, 6, 31, 32, 33, 97}) {
+        for (bool ends : {false, true}) {
+            compare("scan", scan(neon, rows, ends), scan(reference, rows, ends), 1e-5f);
+        }
+        compare("convolution", convolve(neon, rows), convolve(reference, rows), 1e-5f);
+        compare("norms and gates", norms_and_gates(neon, rows), norms_and_gates(reference, rows),
+                1e-5f);
+        compare("pooling", pool(neon, rows), pool(reference, rows), 1e-5f);
+    }
+    return failures == 0 ? 0 : 1;
+}
