@@ -128,7 +128,9 @@ def state(store: Store) -> State:
     rows: State = {}
     for segment in store.segments:
         live = np.ones(segment.rows, np.bool_) if segment.live is None else segment.live
-        matrices = [segment.band(index) for index in range(segment.bands)]
+        matrices: list[NDArray[np.floating[Any]]] = [
+            segment.band(index) for index in range(segment.bands)
+        ]
         if segment.spec.is_foreign:
             matrices.append(segment.norms)
         assert read_cache(segment, key=CACHE_KEY) in (None, matrices[0].tobytes()), "wrong cache"
@@ -148,7 +150,7 @@ class Scenario:
 
     name: str
     start: Callable[[Path], None]
-    change: Callable[[Path, StorageIO], None]
+    change: Callable[[Path, StorageIO], object]
 
 
 def _created(path: Path, io: StorageIO) -> Store:
