@@ -419,7 +419,9 @@ class AdaptiveIndex:
         _ = self.encoder  # loading it is no part of the time to encode
         level = self._store.spec.granularity if granularity is None else granularity
         begin = time.perf_counter()
-        vectors = self.encode_queries(queries, level, self.dims[-1] if dim == "auto" else dim)
+        vectors = self.encode_queries(
+            queries, level, self.dims[-1] if isinstance(dim, str) else dim
+        )
         encode_ms = (time.perf_counter() - begin) * 1e3
         result = self._search(vectors, k, dim, shortlist, filter, exact)
         used = None if exact else self.funnel.plan.for_hits(k, shortlist).shortlist
@@ -598,7 +600,7 @@ class AdaptiveIndex:
         self.__dict__.pop("funnel", None)
 
     def _choose_dim(self, dim: Dim | None) -> Dim:
-        if dim == "auto":
+        if isinstance(dim, str):
             return dim
         if dim is None:
             return max(d for d in self.dims if d <= max(DEFAULT_DIM, self.dims[0]))

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,7 +164,9 @@ class Funnel:
             QueryError: a query is not finite, zero or too short, or k or shortlist makes no sense.
         """
         auto = dim == "auto"
-        final = self.dims[-1] if dim is None or dim == "auto" else dim
+        if isinstance(dim, str) and not auto:
+            raise QueryError(f'dim={dim!r} must be a nesting dimension or "auto"')
+        final = self.dims[-1] if dim is None or isinstance(dim, str) else dim
         if final not in self.dims:
             raise DimensionError(final, self.dims)
         if k < 1:
@@ -269,9 +271,9 @@ class Funnel:
         plan: Plan,
         mask: NDArray[np.bool_] | None,
         eligible: int,
-    ) -> dict[str, object]:
+    ) -> dict[str, Any]:
         """Arguments of a search that takes its shortlist from the codes."""
-        options: dict[str, object] = {
+        options: dict[str, Any] = {
             "heads": self._heads,
             "head_queries": _prefix(queries, plan.head_dim),
             "mask": mask,
@@ -284,7 +286,7 @@ class Funnel:
         return options
 
     @staticmethod
-    def _gathered(mask: NDArray[np.bool_] | None) -> dict[str, object]:
+    def _gathered(mask: NDArray[np.bool_] | None) -> dict[str, Any]:
         """Arguments of a search that scores the heads of all rows that a rare filter leaves."""
         assert mask is not None
         return {"candidates": np.flatnonzero(mask).astype(np.int64)}

@@ -50,9 +50,11 @@ def scan_codes(
     picked = np.linspace(0, total - 1, min(total, _SCALE_ROWS)).astype(np.int64)
     sample = unit_rows(gather(segments, picked, bands))
     of = np.concatenate([_list_of(segment) for segment in segments]) if lists else None
+    centre, step = _scale(sample)
     return Codes(
         [segment.bands[:bands] for segment in segments],
-        **_scale(sample),
+        centre=centre,
+        step=step,
         lists=of,
         list_count=lists,
         threads=threads,
@@ -61,7 +63,8 @@ def scan_codes(
 
 def router(means: NDArray[np.float16]) -> Codes:
     """Codes of the means of lists, by which lists are chosen."""
-    return Codes([[means]], **_scale(means.astype(np.float32)), unit=False)
+    centre, step = _scale(means.astype(np.float32))
+    return Codes([[means]], centre=centre, step=step, unit=False)
 
 
 def train_lists(
@@ -92,7 +95,7 @@ def train_lists(
         min_points_per_centroid=1, max_points_per_centroid=_ROWS_PER_LIST,
     )  # fmt: skip
     kmeans.train(sample)
-    centroids = unit_rows(kmeans.centroids).astype(np.float16)
+    centroids = unit_rows(np.asarray(kmeans.centroids)).astype(np.float16)
     assigned = [assign(segment, centroids, dims=dims, threads=threads) for segment in segments]
     return Lists(centroids, _means(segments, assigned, count, dims)), assigned
 
@@ -106,7 +109,8 @@ def assign(
 ) -> NDArray[np.uint32]:
     """The list of each row of a segment: uint32 (rows,)."""
     bands = _bands_up_to(dims, centroids.shape[1])
-    codes = Codes([[centroids]], **_scale(centroids.astype(np.float32)), threads=threads)
+    centre, step = _scale(centroids.astype(np.float32))
+    codes = Codes([[centroids]], centre=centre, step=step, threads=threads)
     found = [
         codes.nearest(_rows(segment, start, bands), 1, threads)[:, 0].astype(np.uint32)
         for start in range(0, segment.rows, _BLOCK_ROWS)
@@ -158,14 +162,14 @@ def _blocks(
             yield _rows(segment, start, bands), of[start : start + _BLOCK_ROWS]
 
 
-def _scale(sample: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+def _scale(sample: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Centre and step of codes that hold every coordinate of the sample."""
     if not len(sample):
-        return dict.fromkeys(("centre", "step"), np.ones(sample.shape[1], np.float32))
+        return np.zeros(sample.shape[1], np.float32), np.ones(sample.shape[1], np.float32)
     low, high = sample.min(axis=0), sample.max(axis=0)
     step = (high - low) / np.float32(2 * MAX_CODE)
     # A coordinate that never changes tells rows apart no better with a smaller step.
-    return {"centre": (low + high) / 2, "step": np.maximum(step, np.float32(1e-6))}
+    return (low + high) / 2, np.maximum(step, np.float32(1e-6))
 
 
 def dim_up_to(dims: Sequence[int], dim: int) -> int:
