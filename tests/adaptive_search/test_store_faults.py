@@ -19,8 +19,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="accidents happe
 def test_accidents_and_damage(tmp_path: Path) -> None:
     """Some hundreds of those that `benchmarks/durability.py` makes happen."""
     target = tmp_path / "record.json"
-    command = [sys.executable, BENCHMARKS / "durability.py", "--stride", "40", "--kills", "2"]
-    run = subprocess.run([*command, "--json", target], capture_output=True, text=True)
+    command = [sys.executable, str(BENCHMARKS / "durability.py"), "--stride", "40", "--kills", "2"]
+    run = subprocess.run([*command, "--json", str(target)], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     record = json.loads(target.read_text(encoding="utf-8"))
     scenarios = "first index,incremental,delete,compact,tidy,cache rebuild,repair".split(",")
