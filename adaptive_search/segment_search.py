@@ -19,9 +19,9 @@ from adaptive_search.errors import QueryError
 from adaptive_search.indexes.flat import FunnelSegment
 from adaptive_search.indexes.funnel import Funnel
 from adaptive_search.indexes.plan import DEFAULT_RECALL, Plan
+from adaptive_search.lists_cache import LISTS_FILE, read_cache
 from adaptive_search.manifest import Scalar, StoreSpec
 from adaptive_search.segment import Segment
-from adaptive_search.shortlist_cache import LISTS_FILE, read_cache
 from adaptive_search.store import Store
 
 PLAN = "plan"  # the manifest attribute of the plan, as JSON

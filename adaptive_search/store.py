@@ -194,7 +194,7 @@ class Store:
         Returns:
             Whether it was kept: not while a writer runs, and not on a read-only disk.
         """
-        from adaptive_search.shortlist_cache import write_cache
+        from adaptive_search.lists_cache import write_cache
 
         try:
             with writer_lock(self.path):
@@ -222,7 +222,7 @@ class Store:
 
     def disk_usage(self) -> dict[str, int]:
         """Bytes on disk by kind: manifest, chunks, documents, band_0064, ..., shortlist."""
-        from adaptive_search.shortlist_cache import CACHE_FILE, LISTS_FILE
+        from adaptive_search.lists_cache import CACHE_FILE, LISTS_FILE
 
         usage = {"manifest": (self.path / MANIFEST_FILE).stat().st_size}
         usage |= {name.removesuffix(".arrow"): 0 for name in self.spec.data_files}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from adaptive_search.catalog import KnownDocuments
 from adaptive_search.compaction import copy_rows, merge_segments, runs_to_merge, runs_to_tidy
 from adaptive_search.errors import StoreError
+from adaptive_search.lists_cache import LISTS_FILE, write_cache
 from adaptive_search.manifest import MAX_SEGMENT_ROWS, Scalar, StoreSpec
 from adaptive_search.publisher import Publisher
 from adaptive_search.segment import Row, Segment
@@ -24,7 +25,6 @@ from adaptive_search.segment_writer import (
     SegmentWriter,
     make_block,
 )
-from adaptive_search.shortlist_cache import LISTS_FILE, write_cache
 from adaptive_search.storage_io import (
     StorageIO,
     check_free_space,
@@ -219,7 +219,7 @@ class StoreWriter:
             self._publisher.publish([*result, *rest])
 
     def write_cache(self, segment: Segment, payload: bytes, *, key: str) -> None:
-        """Keep a committed segment's shortlist; see `shortlist_cache`.
+        """Keep the lists of a committed segment's rows; see `lists_cache`.
 
         Raises:
             StoreError: the disk refuses.

@@ -14,6 +14,7 @@ from adaptive_search.arrow_arrays import numbers
 from adaptive_search.arrow_files import check_checksum, check_file, damaged
 from adaptive_search.catalog import document_keys
 from adaptive_search.errors import StoreFormatError
+from adaptive_search.lists_cache import CACHE_FILE, LISTS_FILE, has_whole_cache
 from adaptive_search.manifest import (
     CHUNKS_FILE,
     MANIFEST_FILE,
@@ -24,7 +25,6 @@ from adaptive_search.manifest import (
 )
 from adaptive_search.segment import SEGMENTS, Segment
 from adaptive_search.segment_writer import has_weight, prefix_norms
-from adaptive_search.shortlist_cache import CACHE_FILE, LISTS_FILE, has_whole_cache
 from adaptive_search.storage_io import LOCK_FILE, FileEntry
 from adaptive_search.store import present_bands
 

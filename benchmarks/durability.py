@@ -47,10 +47,10 @@ from simulated_disk import (
 
 from adaptive_search.compaction import FAN_IN
 from adaptive_search.errors import AdaptiveSearchError, StoreError, StoreFormatError
+from adaptive_search.lists_cache import read_cache
 from adaptive_search.manifest import StoreSpec, is_index, read_manifest
 from adaptive_search.repair import repair_index
 from adaptive_search.segment import Row
-from adaptive_search.shortlist_cache import read_cache
 from adaptive_search.storage_io import StorageIO
 from adaptive_search.store import Store
 from adaptive_search.verification import verify_index

@@ -28,9 +28,9 @@ from adaptive_search.encoder.tokenizer import Tokenizer
 from adaptive_search.evaluation import read_qrels, read_queries
 from adaptive_search.evaluation_sets import PairSet, RetrievalSet
 from adaptive_search.index import AdaptiveIndex
+from adaptive_search.lists_cache import CACHE_FILE, read_cache, write_cache
 from adaptive_search.manifest import MANIFEST_FILE
 from adaptive_search.segment import SEGMENTS
-from adaptive_search.shortlist_cache import CACHE_FILE, read_cache, write_cache
 from adaptive_search.storage_io import StorageIO
 from adaptive_search.store import Store
 from adaptive_search.vector_files import VectorFile, read_query_vector

@@ -174,7 +174,6 @@ class TestRecords:
     def test_lists_of_strings_are_text(self, tmp_path: Path) -> None:
         assert one(tmp_path, "a.jsonl", '{"text": ["a", "b"]}').text == "a\nb"
 
-
     def test_what_no_index_can_hold_is_left_out(self, tmp_path: Path) -> None:
         line = '{"text": "a", "x": 1e999, "y": -1e999, "z": NaN, "long": "%s", "n": 1}'
         assert one(tmp_path, "a.jsonl", line % ("x" * 2000)).metadata == {"n": 1}

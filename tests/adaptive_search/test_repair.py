@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from adaptive_search.errors import StoreError, StoreFormatError, StoreLockedError
+from adaptive_search.lists_cache import CACHE_FILE, read_cache
 from adaptive_search.repair import LostSegment, repair_index
-from adaptive_search.shortlist_cache import CACHE_FILE, read_cache
 
 
 @pytest.fixture

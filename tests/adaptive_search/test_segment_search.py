@@ -12,8 +12,8 @@ from adaptive_search.errors import QueryError
 from adaptive_search.index import AdaptiveIndex
 from adaptive_search.indexes import tuning
 from adaptive_search.indexes.plan import Plan
+from adaptive_search.lists_cache import CACHE_FILE, LISTS_FILE
 from adaptive_search.segment_search import LISTS, PLAN, is_plan_due, plan_text, read_plan
-from adaptive_search.shortlist_cache import CACHE_FILE, LISTS_FILE
 
 ROWS = 150
 WORDS = "plants store energy light leaf cell water sun green heat".split()

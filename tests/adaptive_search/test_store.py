@@ -20,7 +20,7 @@ from adaptive_search.errors import (
     StoreFormatError,
     StoreLockedError,
 )
-from adaptive_search.shortlist_cache import CACHE_FILE, read_cache
+from adaptive_search.lists_cache import CACHE_FILE, read_cache
 from adaptive_search.storage_io import StorageIO
 from adaptive_search.store import Store
 
@@ -465,7 +465,7 @@ def test_too_little_space_is_noticed_before_work(tmp_path: Path, kit: Any) -> No
         writer.check_space(10_000)
 
 
-def test_shortlist_cache_is_checked_before_use(tmp_path: Path, kit: Any) -> None:
+def test_lists_cache_is_checked_before_use(tmp_path: Path, kit: Any) -> None:
     store = kit.create(tmp_path / "i")
     for name in "ab":
         with store.writer() as writer:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from adaptive_search.errors import StoreError, StoreFormatError
-from adaptive_search.shortlist_cache import CACHE_FILE, read_cache
+from adaptive_search.lists_cache import CACHE_FILE, read_cache
 
 FILES = (
     "MANIFEST.json",
