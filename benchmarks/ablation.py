@@ -64,7 +64,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def word_embeddings(teacher: Teacher, tokenizer: Tokenizer) -> Tensor:
     """The teacher's word embeddings, in place of its outputs for single entries."""
-    table: Tensor = teacher._model[0].auto_model.get_input_embeddings().weight.detach().cpu()
+    transformer: Any = teacher._model[0].auto_model
+    table: Tensor = transformer.get_input_embeddings().weight.detach().cpu()
     return table
 
 

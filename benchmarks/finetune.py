@@ -96,12 +96,12 @@ def main() -> None:
             "after": Encoder.load(run / "weights", threads=args.threads),
         }
         record = {
-            when: {"mrr_at_10": reciprocal_ranks(e, test), "ndcg_at_10": elsewhere(e, args.sets)}
+            when: {"these pairs": reciprocal_ranks(e, test), **elsewhere(e, args.sets)}
             for when, e in encoders.items()
         }
     print(f"{len(train):,} pairs, {trainer.tokens:,} tokens, {seconds:.0f} s of CPU time")
     for when, measured in record.items():
-        for name, found in {"these pairs": measured["mrr_at_10"], **measured["ndcg_at_10"]}.items():
+        for name, found in measured.items():
             cells = "  ".join(f"{dim}: {value:.4f}" for dim, value in found.items())
             print(f"{when:<6} {name:<14} {cells}")
     if args.json:

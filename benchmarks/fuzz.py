@@ -68,8 +68,8 @@ def _number(data: bytes, _: bytes, rng: random.Random) -> bytes:
     width = rng.choice((1, 2, 4, 8))
     at = rng.randint(0, max(0, len(data) - width))
     value = rng.choice(INTERESTING + LARGE) + rng.randint(-1, 1)
-    order: Any = rng.choice(("little", "big"))
-    return data[:at] + (value % 256**width).to_bytes(width, order) + data[at + width :]
+    number: bytes = (value % 256**width).to_bytes(width, "little")
+    return data[:at] + (number if rng.random() < 0.5 else number[::-1]) + data[at + width :]
 
 
 def _cut(data: bytes, _: bytes, rng: random.Random) -> bytes:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from adaptive_search.chunking import Chunker
 from adaptive_search.corpus import read_corpus
-from adaptive_search.documents import Document, Skipped
+from adaptive_search.documents import Document, Scalar, Skipped
 from adaptive_search.encoder import checkpoint
 from adaptive_search.encoder.config import EncoderConfig
 from adaptive_search.encoder.encoder import Encoder
@@ -36,7 +36,7 @@ from adaptive_search.store import Store
 from adaptive_search.vector_files import VectorFile, read_query_vector
 from adaptive_search.vectors import VectorChecker
 
-Load = Callable[[bytes], None]
+Load = Callable[[bytes], object]
 TEXTS = (
     "Chlorophyll turns sunlight into sugar. Plants store energy in a leaf.",
     "The bank raised its interest rate.\n\n# Heading\n\nÉtude, naïve façade. 植物 😀",
@@ -85,7 +85,9 @@ class _Tools:
         index = AdaptiveIndex.create(self.index, encoder=self.encoder, chunk_tokens=16, threads=1)
         for number in range(3):
             ids = [f"{number}/{at}" for at in range(len(TEXTS))]
-            fields = [{"n": at, "lang": "en", "ok": True} for at in range(len(TEXTS))]
+            fields: list[dict[str, Scalar]] = [
+                {"n": at, "lang": "en", "ok": True} for at in range(len(TEXTS))
+            ]
             index.add_texts(TEXTS, ids=ids, metadata=fields)
         index.delete(["1/1"])
         self.foreign = root / "foreign"

@@ -26,6 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_search.encoder.encoder import Encoder
+from adaptive_search.encoder.granularity import Granularity
+from adaptive_search.encoder.tokenizer import Ids
 from adaptive_search.index import AdaptiveIndex
 from adaptive_search.store_writer import StoreWriter
 
@@ -40,7 +42,9 @@ INTERVAL = 0.02  # seconds between two samples of memory
 class QuickEncoder(Encoder):
     """The shipped encoder, but with vectors out of a pool."""
 
-    def encode_ids(self, ids: Sequence[Any], **_: Any) -> NDArray[np.float32]:  # noqa: ANN401
+    def encode_ids(
+        self, ids: Sequence[Ids], dim: int | None = None, *, granularity: Granularity = 1
+    ) -> NDArray[np.float32]:
         """As many vectors as there are texts: float32 (n, dims[-1])."""
         pool = self._pool()
         return pool[np.arange(len(ids)) % POOL]

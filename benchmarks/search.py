@@ -66,7 +66,8 @@ def noisy_rows(vectors: NDArray[np.float16], count: int, seed: int = 1) -> NDArr
     rng = np.random.default_rng(seed)
     rows = vectors[np.sort(rng.choice(len(vectors), count, replace=False))].astype(np.float32)
     noise = rng.standard_normal(rows.shape, dtype=np.float32) * rows.std(axis=0)
-    return rows + NOISE * noise / np.linalg.norm(noise, axis=1, keepdims=True)
+    noisy: NDArray[np.float32] = rows + NOISE * noise / np.linalg.norm(noise, axis=1, keepdims=True)
+    return noisy
 
 
 def ours(
@@ -188,14 +189,14 @@ def main() -> None:
     everything = np.arange(exact.rows)
     for name in PEERS if args.peers == ["all"] else args.peers:
         wide = gather(segments, everything, len(DIMS))
-        built = PEERS[name](wide)
-        if built is None:
+        peer = PEERS[name](wide)
+        if peer is None:
             print(f"{name} is not installed", flush=True)
             continue
         del wide
         few = 100 if name == "faiss-flat" else len(queries)
-        records += measure(built, queries[:few], truth[:few], args.rounds)
-        del built
+        records += measure(peer, queries[:few], truth[:few], args.rounds)
+        del peer
         gc.collect()
     table = pd.DataFrame(records)
     cells: tables.Cells = {

@@ -122,7 +122,7 @@ def faiss_panorama(vectors: Vectors) -> Built:
     import faiss
 
     dim = vectors.shape[1]
-    index = faiss.index_factory(
+    index: Any = faiss.index_factory(
         dim, f"{_lists(vectors)},FlatPanorama12", faiss.METRIC_INNER_PRODUCT
     )
 
@@ -168,7 +168,7 @@ def usearch(vectors: Vectors) -> Built | None:
     except ImportError:
         return None
     start = time.process_time()
-    index = Index(
+    index: Any = Index(
         ndim=vectors.shape[1], metric="ip", dtype="f16", connectivity=16, expansion_add=100
     )
     index.add(np.arange(len(vectors)), vectors, threads=1)

@@ -105,7 +105,8 @@ def read(path: Path, notes: Path, seed: int, stop: Any, results: Connection) -> 
     rng = random.Random(seed)
     expected: dict[int, str] = {}
     kept: deque[AdaptiveIndex] = deque(maxlen=KEPT)
-    wrong, generations, before = 0, [], resources()
+    generations: list[int] = []
+    wrong, before = 0, resources()
     with notes.open(encoding="ascii") as notebook:
         while not stop.is_set() or not generations:
             if rng.random() < 0.7 or not kept:

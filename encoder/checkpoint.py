@@ -111,9 +111,9 @@ def quantize_rows(tensors: Mapping[str, NDArray[np.float32]]) -> Tensors:
     return result
 
 
-def dequantize(tensors: Mapping[str, NDArray[Any]]) -> Tensors:
+def dequantize(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
     """Float32 tensors from int8 rows and scales."""
-    result: Tensors = {}
+    result: dict[str, NDArray[np.float32]] = {}
     for name, tensor in tensors.items():
         if tensor.dtype == np.int8:
             result[name] = tensor.astype(np.float32) * tensors[name + SCALE][:, None]
