@@ -1,20 +1,26 @@
-"""The list of each row of a segment, kept beside it: a cache that is checked before it is used.
+"""What searches through lists are kept in: caches that are checked before they are used.
 
-The file is the payload followed by the key, the key's length (4 bytes, little-endian), a SHA-256
-and a magic word. The hash covers the checksum of the segment's lowest band, the payload and the
-key: a cache that was damaged, or that belongs to other rows, is simply not there.
+`lists.bin`, beside the manifest, has what the lists of all segments share; an attribute of the
+manifest is its SHA-256. `lists.cache`, in each segment, has the list of each row: the payload,
+the key, the key's length (4 bytes, little-endian), a SHA-256 and a magic word. That hash covers the
+checksum of the segment's lowest band, the payload and the key: a cache that was damaged, or that
+belongs to other rows, is simply not there.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 
+from adaptive_search.manifest import Scalar
 from adaptive_search.segment import Segment
 from adaptive_search.storage_io import StorageIO, disk_errors, replace_file
 
 CACHE_FILE = "lists.cache"
-LISTS_FILE = "lists.bin"  # beside the manifest, which knows its checksum
+LISTS_FILE = "lists.bin"
+LISTS = "lists"  # the manifest attribute that is its SHA-256; empty where there is none
 MAGIC = b"ADSHORT1"
 HASH_BYTES = hashlib.sha256().digest_size
 TAIL_BYTES = 4 + HASH_BYTES + len(MAGIC)
@@ -28,7 +34,7 @@ def read_cache(segment: Segment, *, key: str) -> bytes | None:
         segment: the segment.
         key: whatever else the payload depends on, such as library version and settings.
     """
-    data = _read(segment)
+    data = _read(segment.directory / CACHE_FILE)
     name = key.encode()
     tail = len(data) - TAIL_BYTES
     if tail < len(name) or data[tail - len(name) :] != _trailer(
@@ -40,7 +46,7 @@ def read_cache(segment: Segment, *, key: str) -> bytes | None:
 
 def has_whole_cache(segment: Segment) -> bool:
     """Whether a segment has a cache, under any key, that is undamaged and its own."""
-    data = _read(segment)
+    data = _read(segment.directory / CACHE_FILE)
     tail = len(data) - TAIL_BYTES
     length = int.from_bytes(data[tail : tail + 4], "little") if tail >= 0 else 0
     payload, name = data[: max(tail - length, 0)], data[max(tail - length, 0) : max(tail, 0)]
@@ -54,17 +60,35 @@ def write_cache(io: StorageIO, segment: Segment, payload: bytes, *, key: str) ->
         StoreError: the disk refuses.
     """
     path = segment.directory / CACHE_FILE
+    _replace(io, path, payload + _trailer(segment, payload, key.encode()))
+
+
+def read_lists_file(root: Path, attributes: Mapping[str, Scalar]) -> bytes | None:
+    """What all lists of an index share; None if that is missing, or not what its manifest says."""
+    data = _read(root / LISTS_FILE)
+    return data if hashlib.sha256(data).hexdigest() == attributes.get(LISTS) else None
+
+
+def write_lists_file(io: StorageIO, root: Path, data: bytes) -> None:
+    """Keep what all lists of an index share; the caller holds the writer lock.
+
+    Raises:
+        StoreError: the disk refuses.
+    """
+    _replace(io, root / LISTS_FILE, data)
+
+
+def _replace(io: StorageIO, path: Path, data: bytes) -> None:
     with disk_errors("write", path):
         try:
-            replace_file(io, path, payload + _trailer(segment, payload, key.encode()))
+            replace_file(io, path, data)
         except OSError:
             with suppress(OSError):
-                io.unlink(path.with_name(f"{CACHE_FILE}.tmp"))
+                io.unlink(path.with_name(f"{path.name}.tmp"))
             raise
 
 
-def _read(segment: Segment) -> bytes:
-    path = segment.directory / CACHE_FILE
+def _read(path: Path) -> bytes:
     try:
         if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_CACHE_BYTES:
             return b""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from adaptive_search.arrow_arrays import number_array
 from adaptive_search.arrow_files import TOMBSTONES_SCHEMA, write_batches
 from adaptive_search.catalog import Catalog
+from adaptive_search.lists_cache import LISTS, LISTS_FILE
 from adaptive_search.manifest import (
     MANIFEST_FILE,
     Manifest,
@@ -167,7 +168,10 @@ class Publisher:
         # and with it the need for what only the generation before names.
         self.io.fsync_directory(self.root)
         spared: dict[str, set[str]] = {}
+        unused = {f"{MANIFEST_FILE}.tmp", f"{LISTS_FILE}.tmp", LISTS_FILE}
         for manifest in (self.manifest, read_manifest(self.root)):
+            if manifest.attributes.get(LISTS):
+                unused.discard(LISTS_FILE)
             for entry in manifest.segments:
                 files = {entry.tombstones.file} if entry.tombstones else set()
                 spared.setdefault(entry.name, set()).update(files)
@@ -176,8 +180,9 @@ class Publisher:
                 self._sweep_segment(child, spared[child.name])
             elif child.name not in self._unpublished and _OUR_DIRECTORY.fullmatch(child.name):
                 remove_directory(self.io, child)
-        with suppress(FileNotFoundError):
-            self.io.unlink(self.root / f"{MANIFEST_FILE}.tmp")
+        for name in sorted(unused):
+            with suppress(FileNotFoundError):
+                remove_directory(self.io, self.root / name)
 
     def _sweep_segment(self, directory: Path, needed: set[str]) -> None:
         for child in directory.iterdir():

@@ -56,7 +56,7 @@ class RepairReport:
     lost: tuple[LostSegment, ...]
     cut_document_ids: tuple[str, ...]  # sound chunks of these went too, as other ones are lost
     cut_rows: int  # such chunks
-    damaged_caches: tuple[str, ...]  # removed; the next search rebuilds them
+    damaged_caches: tuple[str, ...]  # removed
 
     @property
     def rows_lost(self) -> int:
@@ -69,9 +69,10 @@ def repair_index(
 ) -> RepairReport:
     """Check every byte of an index and mend what can be mended, in one commit.
 
-    Damaged caches and leftovers are removed; the next search rebuilds its caches. An index whose
-    files were touched since its last commit, as by copying it, is committed again, so that readers
-    need not hash them any more.
+    Damaged caches and leftovers are removed. The next search rebuilds the lists of a segment's
+    rows; without `lists.bin` it scans all codes, until a plan is made again. An index whose files
+    were touched since its last commit, as by copying it, is committed again, so that readers need
+    not hash them any more.
 
     Args:
         root: the index directory.

@@ -19,13 +19,12 @@ from adaptive_search.errors import QueryError
 from adaptive_search.indexes.flat import FunnelSegment
 from adaptive_search.indexes.funnel import Funnel
 from adaptive_search.indexes.plan import DEFAULT_RECALL, Plan
-from adaptive_search.lists_cache import LISTS_FILE, read_cache
+from adaptive_search.lists_cache import LISTS, read_cache, read_lists_file
 from adaptive_search.manifest import Scalar, StoreSpec
 from adaptive_search.segment import Segment
 from adaptive_search.store import Store
 
 PLAN = "plan"  # the manifest attribute of the plan, as JSON
-LISTS = "lists"  # that of the SHA-256 of LISTS_FILE
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,19 +107,21 @@ def make_plan(
 
 
 def is_plan_due(store: Store) -> bool:
-    """Whether an index has grown, or shrunk, so much that its plan should be made anew."""
+    """Whether the plan should be made anew: the index has grown or shrunk a lot, or lost lists."""
     from adaptive_search.indexes.tuning import MIN_TUNED_ROWS
 
     if store.rows < MIN_TUNED_ROWS or store.dims != store.spec.dims:
         return False
     plan = read_plan(store.attributes)
-    return plan is None or not plan.fits(store.rows)
+    if plan is None or not plan.fits(store.rows):
+        return True
+    return plan.lists > 0 and read_lists(store.path, store.attributes, store.spec) is None
 
 
 def plan_text(store: Store) -> str:
     """What `status` says of the plan, and whether it should be made anew."""
     plan = read_plan(store.attributes) or Plan(store.spec.dims[0])
-    due = "; the index has changed a lot since: run `tune`" if is_plan_due(store) else ""
+    due = "; it does not fit the index any more: run `tune`" if is_plan_due(store) else ""
     return plan.to_text() + due
 
 
@@ -136,23 +137,19 @@ def read_lists(path: Path, attributes: Mapping[str, Scalar], spec: StoreSpec) ->
     """The lists of an index's plan; None if it has none, or they are missing or damaged."""
     from adaptive_search.indexes.heads import CLUSTER_DIM, ROUTE_DIM, dim_up_to
 
-    plan, key = read_plan(attributes), str(attributes.get(LISTS, ""))
+    plan = read_plan(attributes)
     if plan is None or not plan.lists:
         return None
     widths = [dim_up_to(spec.dims, dim) for dim in (CLUSTER_DIM, ROUTE_DIM)]
-    file, size = path / LISTS_FILE, 2 * plan.lists * sum(widths)
-    try:
-        if file.is_symlink() or not file.is_file() or file.stat().st_size != size:
-            return None
-        data = file.read_bytes()
-    except OSError:
-        return None
-    if hashlib.sha256(data).hexdigest() != key:
+    data = read_lists_file(path, attributes)
+    if data is None or len(data) != 2 * plan.lists * sum(widths):
         return None
     numbers = np.frombuffer(data, np.float16)
     centroids, means = np.split(numbers, [plan.lists * widths[0]])
     return KeptLists(
-        centroids.reshape(plan.lists, widths[0]), means.reshape(plan.lists, widths[1]), key
+        centroids.reshape(plan.lists, widths[0]),
+        means.reshape(plan.lists, widths[1]),
+        str(attributes[LISTS]),
     )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from adaptive_search.catalog import KnownDocuments
 from adaptive_search.compaction import copy_rows, merge_segments, runs_to_merge, runs_to_tidy
 from adaptive_search.errors import StoreError
-from adaptive_search.lists_cache import LISTS_FILE, write_cache
+from adaptive_search.lists_cache import write_cache, write_lists_file
 from adaptive_search.manifest import MAX_SEGMENT_ROWS, Scalar, StoreSpec
 from adaptive_search.publisher import Publisher
 from adaptive_search.segment import Row, Segment
@@ -29,7 +29,6 @@ from adaptive_search.storage_io import (
     StorageIO,
     check_free_space,
     disk_errors,
-    replace_file,
 )
 
 
@@ -227,14 +226,12 @@ class StoreWriter:
         write_cache(self._io, segment, payload, key=key)
 
     def write_lists(self, data: bytes) -> None:
-        """Keep what the lists of all segments share; an attribute is to know its checksum.
+        """Keep what all lists share; the attribute `lists` is to be its checksum.
 
         Raises:
             StoreError: the disk refuses.
         """
-        path = self._publisher.root / LISTS_FILE
-        with disk_errors("write", path):
-            replace_file(self._io, path, data)
+        write_lists_file(self._io, self._path, data)
 
     def close(self) -> None:
         """Drop what was not committed and remove its files."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,13 @@ from adaptive_search.arrow_arrays import numbers
 from adaptive_search.arrow_files import check_checksum, check_file, damaged
 from adaptive_search.catalog import document_keys
 from adaptive_search.errors import StoreFormatError
-from adaptive_search.lists_cache import CACHE_FILE, LISTS_FILE, has_whole_cache
+from adaptive_search.lists_cache import (
+    CACHE_FILE,
+    LISTS,
+    LISTS_FILE,
+    has_whole_cache,
+    read_lists_file,
+)
 from adaptive_search.manifest import (
     CHUNKS_FILE,
     MANIFEST_FILE,
@@ -47,7 +54,7 @@ class VerifyReport:
     files: int  # checked
     bytes: int  # of these files
     problems: tuple[str, ...]  # each names the file, the rule it breaks and the remedy
-    damaged_caches: tuple[str, ...]  # rebuilt by the next search
+    damaged_caches: tuple[str, ...]  # not used: searches rebuild them, or do without
     orphans: tuple[str, ...]  # files that belong to no generation; the next writer removes its own
     seconds: float
 
@@ -111,6 +118,7 @@ class IndexCheck:
                 self.sound.append(segment)
         if not self.problems:
             self._try(lambda: _check_unique(self.root, self.sound))
+        self._lists(manifest)
         self.orphans = sorted(_orphans(self.root, manifest))
 
     def _try(self, action: Callable[[], None]) -> bool:
@@ -123,6 +131,12 @@ class IndexCheck:
 
     def _count_bands(self, manifest: Manifest) -> None:
         self.bands = present_bands(self.root, manifest)
+
+    def _lists(self, manifest: Manifest) -> None:
+        path, attributes = self.root / LISTS_FILE, manifest.attributes
+        is_kept = bool(attributes.get(LISTS)) and os.path.lexists(path)
+        if is_kept and read_lists_file(self.root, attributes) is None:
+            self.damaged_caches.append(str(path))
 
     def _segment(self, manifest: Manifest, entry: SegmentEntry) -> Segment | None:
         """Check a segment; gives it if its files are all there."""
@@ -144,7 +158,7 @@ class IndexCheck:
             self._try(lambda: _check_chunks(segment))
             self._try(lambda: _check_vectors(segment))
         cache = segment.directory / CACHE_FILE
-        if cache.exists() and not has_whole_cache(segment):
+        if os.path.lexists(cache) and not has_whole_cache(segment):
             self.damaged_caches.append(str(cache))
         return segment
 
@@ -253,8 +267,11 @@ def _check_unique(root: Path, segments: Sequence[Segment]) -> None:
 
 def _orphans(root: Path, manifest: Manifest) -> Iterator[str]:
     """Files and directories that nothing in the index asks for."""
+    named_here = {MANIFEST_FILE, SEGMENTS, LOCK_FILE}
+    if manifest.attributes.get(LISTS):
+        named_here.add(LISTS_FILE)
     for child in root.iterdir():
-        if child.name not in (MANIFEST_FILE, SEGMENTS, LOCK_FILE, LISTS_FILE):
+        if child.name not in named_here:
             yield str(child)
     named = {entry.name: entry for entry in manifest.segments}
     segments = root / SEGMENTS

@@ -12,8 +12,8 @@ from adaptive_search.errors import QueryError
 from adaptive_search.index import AdaptiveIndex
 from adaptive_search.indexes import tuning
 from adaptive_search.indexes.plan import Plan
-from adaptive_search.lists_cache import CACHE_FILE, LISTS_FILE
-from adaptive_search.segment_search import LISTS, PLAN, is_plan_due, plan_text, read_plan
+from adaptive_search.lists_cache import CACHE_FILE, LISTS, LISTS_FILE
+from adaptive_search.segment_search import PLAN, is_plan_due, plan_text, read_plan
 
 ROWS = 150
 WORDS = "plants store energy light leaf cell water sun green heat".split()
@@ -70,7 +70,7 @@ def test_status_says_when_a_plan_is_due(index: AdaptiveIndex) -> None:
     with index.store.writer() as writer:
         plan = Plan(index.dims[0], rows=ROWS // 3)
         writer.set_attributes({PLAN: plan.to_json()})
-    assert plan_text(reopened(index).store).endswith("since: run `tune`")
+    assert plan_text(reopened(index).store).endswith("fit the index any more: run `tune`")
 
 
 def test_the_recall_asked_for_last_stays(index: AdaptiveIndex) -> None:
@@ -119,8 +119,26 @@ def test_without_its_lists_an_index_scans_all_codes(index: AdaptiveIndex, damage
     again = reopened(index)
     assert again.funnel.plan.lists == 0
     assert answer(again, shortlist=ROWS) == answer(again, exact=True)
+    report = again.verify()
+    assert report.ok and report.damaged_caches == (() if damage == "gone" else (str(path),))
+    assert AdaptiveIndex.repair(index.path).damaged_caches == report.damaged_caches
+    report = again.verify()
+    assert not path.exists() and report.damaged_caches == report.orphans[1:] == ()
+    assert is_plan_due(again.store)
     again.tune()
-    assert again.funnel.plan.lists > 0
+    assert again.funnel.plan.lists > 0 and not is_plan_due(reopened(again).store)
+
+
+def test_lists_that_no_plan_names_are_removed_by_the_next_writer(index: AdaptiveIndex) -> None:
+    with index.store.writer() as writer:
+        writer.set_attributes({PLAN: Plan(index.dims[0], rows=ROWS).to_json(), LISTS: ""})
+    assert not (index.path / LISTS_FILE).exists()
+    leftovers = [index.path / name for name in (LISTS_FILE, f"{LISTS_FILE}.tmp")]
+    for leftover in leftovers:
+        leftover.write_bytes(b"x")
+    assert index.verify().orphans == tuple(map(str, sorted(leftovers)))
+    index.delete([])
+    assert index.verify().orphans == ()
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", "nonsense", "1" * 5000, '{"head_dim": 3}'])
