@@ -111,7 +111,8 @@ class _Chooser:
         self.picked, self.questions = picked[usable], questions[usable]
         exact = funnel.search(self.questions, _NEIGHBOURS + 1, exact=True)
         others = [found[found != row] for found, row in zip(exact.rows, self.picked, strict=True)]
-        self.neighbours = np.array([found[:_NEIGHBOURS] for found in others])
+        found_each = exact.rows.shape[1] - 1  # a deleted row has one more, as it is not found
+        self.neighbours = np.array([found[:found_each] for found in others])
         enough = len(self.picked) > 0 and funnel.rows > _NEIGHBOURS
         self.margins = self._margins(segments) if enough else ()
 
