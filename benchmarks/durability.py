@@ -47,10 +47,12 @@ from simulated_disk import (
 
 from adaptive_search.compaction import FAN_IN
 from adaptive_search.errors import AdaptiveSearchError, StoreError, StoreFormatError
-from adaptive_search.lists_cache import read_cache
+from adaptive_search.indexes import tuning
+from adaptive_search.lists_cache import LISTS, LISTS_FILE, read_cache, read_lists_file
 from adaptive_search.manifest import StoreSpec, is_index, read_manifest
 from adaptive_search.repair import repair_index
 from adaptive_search.segment import Row
+from adaptive_search.segment_search import make_plan
 from adaptive_search.storage_io import StorageIO
 from adaptive_search.store import Store
 from adaptive_search.verification import verify_index
@@ -177,6 +179,15 @@ def _keep_caches(path: Path, io: StorageIO) -> None:
         keep_caches(Store.open(path, io=io))
 
 
+def _plan(path: Path, io: StorageIO) -> None:
+    """Choose how to search the index: through lists, since a scan of all codes costs more here."""
+    with mock.patch.object(tuning, "MIN_LIST_ROWS", 1), mock.patch.object(tuning, "_NPROBES", (2,)):
+        with mock.patch.object(tuning._Chooser, "cost", lambda _, plan: -plan.lists):
+            make_plan(Store.open(path, io=io), threads=1)
+    store = Store.open(path)
+    assert read_lists_file(path, store.attributes), "no lists"
+
+
 def _start_damaged(path: Path) -> None:
     _start_first(path)
     spoiled = path / "segments" / "000002" / "band_0008.arrow"
@@ -201,6 +212,7 @@ SCENARIOS = [
         "tidy", _start_pile, lambda path, io: mirror(Store.open(path, io=io), {"a": 9, "c": 1})
     ),
     Scenario("cache rebuild", _start_first, _keep_caches),
+    Scenario("plan", _start_both, _plan),
     Scenario("repair", _start_damaged, lambda path, io: _repair(path, io)),
 ]
 
@@ -294,7 +306,8 @@ class Matrix:
         self.scenario.change(path, CallingIO())
         assert readable(path) == self.final, "does not converge"
         report = verify_index(path)
-        assert report.ok and not report.orphans, (report.problems, report.orphans)
+        wrong = report.problems, report.orphans, report.damaged_caches
+        assert not any(wrong), wrong
 
     # -- accidents -----------------------------------------------------------------
 
@@ -464,13 +477,18 @@ class DamageMatrix:
             mirror(store, corpus, foreign=foreign)
             with store.writer() as writer:
                 writer.delete_documents(["a", "A"])
+                lists = hashlib.sha512(name.encode()).digest()
+                writer.write_lists(lists)
+                writer.set_attributes({LISTS: hashlib.sha256(lists).hexdigest()})
             keep_caches(Store.open(work / name, io=CallingIO()))
         self.right = state(Store.open(work / "one"))
+        self.lists = (work / "one" / LISTS_FILE).read_bytes()
         with Store.open(work / "one", io=CallingIO()).writer() as writer:
             segment = writer.segments[0].directory
         names = sorted(path.name for path in segment.iterdir())
         self.files = [
             Path("MANIFEST.json"),
+            Path(LISTS_FILE),
             *(segment.relative_to(work / "one") / n for n in names),
         ]
 
@@ -492,7 +510,9 @@ class DamageMatrix:
         try:
             store = Store.open(path)
             store.status()
-            return RIGHT if state(store) == self.right else WRONG
+            lists = read_lists_file(path, store.attributes)
+            is_right = state(store) == self.right and lists in (None, self.lists)
+            return RIGHT if is_right else WRONG
         except AdaptiveSearchError as error:
             assert str(path) in str(error), error
             return REFUSED
@@ -516,7 +536,8 @@ class DamageMatrix:
             return outcome if self._has_no_manifest(path) else UNREPAIRED
         corpus = {name: chunks for name, chunks in FIRST.items() if name != "a"}
         mirror(Store.open(path, io=CallingIO()), corpus, foreign=self.foreign)
-        repaired = verify_index(path).ok and self._answer(path) == RIGHT
+        report = verify_index(path)
+        repaired = report.ok and not report.damaged_caches and self._answer(path) == RIGHT
         return outcome if repaired else UNREPAIRED
 
     def _has_no_manifest(self, path: Path) -> bool:

@@ -23,13 +23,13 @@ def test_accidents_and_damage(tmp_path: Path) -> None:
     run = subprocess.run([*command, "--json", str(target)], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     record = json.loads(target.read_text(encoding="utf-8"))
-    scenarios = "first index,incremental,delete,compact,tidy,cache rebuild,repair".split(",")
+    scenarios = "first index,incremental,delete,compact,tidy,cache rebuild,plan,repair".split(",")
     assert list(record["crashes"]) == scenarios and record["failures"] == []
     seen = {accident for counts in record["crashes"].values() for accident in counts}
     kinds = {"error", "error + power cut", "short write", "exit", "power cut", "two cuts"}
     assert seen == kinds | {"SIGKILL"}
     assert sum(sum(counts.values()) for counts in record["crashes"].values()) > 100
-    assert "MANIFEST.json" in record["damage"] and len(record["damage"]) == 9
+    assert "MANIFEST.json" in record["damage"] and len(record["damage"]) == 10
 
 
 @pytest.fixture
