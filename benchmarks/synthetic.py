@@ -73,13 +73,9 @@ class SyntheticVectors:
 
     def _latent(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         articles = rows // PASSAGES_PER_ARTICLE
-        own = np.concatenate(
-            [self._noise(np.random.default_rng((self._seed, 2, r)), 1) for r in rows]
-        )
+        own = self._seeded_noise(2, rows)
         first, inverse = np.unique(articles, return_inverse=True)
-        shared = np.concatenate(
-            [self._noise(np.random.default_rng((self._seed, 3, a)), 1) for a in first]
-        )
+        shared = self._seeded_noise(3, first)
         topics = self._topics[self._topic_of[articles]]
         vectors = self._common + topics + ARTICLE * shared[inverse] + OWN * own
         return np.asarray(vectors, dtype=np.float32)

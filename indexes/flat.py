@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_search.kernels.rerank import rerank
+from adaptive_search.kernels.exact import exact_best
 
 Ranking = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -76,7 +76,7 @@ def rank(
     parts = []
     first = 0
     for segment, mask in zip(segments, masks, strict=True):
-        scores, rows = rerank(
+        scores, rows = exact_best(
             queries,
             segment.bands[:bands],
             k,

@@ -195,9 +195,15 @@ class Funnel:
 
     @property
     def resident_bytes(self) -> int:
-        """Bytes of codes and lists that searches keep in memory; the bands stay where they are."""
-        router = self._router
-        return self._heads.bytes + (0 if router is None else router.bytes)
+        """Bytes of all that searches keep in memory; the bands stay where they are."""
+        if not self._segments:
+            return 0
+        arrays: list[NDArray[Any] | None] = [self._live, self._means]
+        for segment in self._segments:
+            arrays += [segment.lists, *(segment.lengths or ())]
+        codes = [self._heads] + ([] if self._router is None else [self._router])
+        held = sum(array.nbytes for array in arrays if array is not None)
+        return held + sum(part.bytes for part in codes)
 
     def _exact(
         self,

@@ -113,17 +113,16 @@ def softmax_pool(
     offsets: NDArray[np.int64],
     chunk: int,
 ) -> NDArray[np.float32]: ...
-def rerank(
+def exact_best(
     queries: NDArray[np.float32],
     bands: Sequence[NDArray[np.uint16]],
-    candidates: NDArray[np.int64] | None,
     mask: NDArray[np.bool_] | None,
     lengths: NDArray[np.float32] | None,
     threads: int,
     scores: NDArray[np.float32],
     rows: NDArray[np.int64],
 ) -> None:
-    """Write the best rows for each query; see adaptive_search.kernels.rerank.rerank."""
+    """Write the best rows for each query; see adaptive_search.kernels.exact.exact_best."""
 
 class Codes:
     def __init__(

@@ -9,7 +9,7 @@ namespace nb = nanobind;
 
 void bind_engine(nb::module_ &m);
 void bind_ops(nb::module_ &m);
-void bind_rerank(nb::module_ &m);
+void bind_exact(nb::module_ &m);
 void bind_search(nb::module_ &m);
 void bind_training(nb::module_ &m);
 
@@ -35,7 +35,7 @@ NB_MODULE(_native, m) {
     });
     bind_engine(m);
     bind_ops(m);
-    bind_rerank(m);
+    bind_exact(m);
     bind_search(m);
     bind_training(m);
 }

@@ -8,14 +8,9 @@
 namespace adaptive_search {
 namespace {
 
-// As far as in an exact scan of candidates: see rerank.cpp.
+// How far the gather runs ahead. Eight rows of 3 KB keep the memory pipeline full; more of them
+// push each other out of the first-level cache.
 constexpr std::size_t kPrefetchRows = 8;
-
-// A candidate, and which lanes hold its sums so far.
-struct Partial {
-    Hit hit;
-    std::uint32_t lanes;
-};
 
 void prefetch(const SegmentRows& segment, int begin, int end, std::int64_t row) {
     for (int b = begin; b < end; ++b) {
@@ -59,14 +54,14 @@ const SegmentRows& Cascade::segment_of(std::int64_t row) const {
 }
 
 std::vector<Hit> Cascade::rank(const std::vector<std::int64_t>& candidates, const float* query,
-                               const std::vector<Step>& steps, std::int64_t k, int& taken,
-                               double* spent) const {
-    std::vector<Partial> partials;
-    partials.reserve(candidates.size());
+                               const std::vector<Step>& steps, std::int64_t k,
+                               CascadeSpace& space, int& taken, double* spent) const {
+    std::vector<Partial>& partials = space.partials;
+    partials.clear();
     for (const std::int64_t row : candidates) {
         partials.push_back({{0.0f, row}, static_cast<std::uint32_t>(partials.size())});
     }
-    std::vector<float> lanes(candidates.size() * kLanes, 0.0f);
+    space.lanes.assign(candidates.size() * kLanes, 0.0f);
     int begin = 0;
     taken = 0;
     for (const Step& step : steps) {
@@ -82,7 +77,7 @@ std::vector<Hit> Cascade::rank(const std::vector<std::int64_t>& candidates, cons
             const SegmentRows& segment = segment_of(partial.hit.row);
             const std::int64_t row = partial.hit.row - segment.first;
             float score = dot_(segment.bands.data() + begin, step.bands - begin, row, query,
-                               lanes.data() + std::size_t{partial.lanes} * kLanes);
+                               space.lanes.data() + std::size_t{partial.lanes} * kLanes);
             if (!segment.lengths.empty()) {
                 score /= segment.lengths[static_cast<std::size_t>(step.bands) - 1][row];
             }

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "hits.h"
-#include "rerank.h"
+#include "dot_f16.h"
 
 namespace adaptive_search {
 
@@ -26,15 +26,29 @@ struct Step {
     float margin;
 };
 
+// A candidate, and which lanes hold its sums so far.
+struct Partial {
+    Hit hit;
+    std::uint32_t lanes;
+};
+
+// What one query works in, kept for the next: a shortlist of 5,000 has 0.6 MB of running sums, and
+// memory that is fresh from the system costs more to touch than the sums cost to add.
+struct CascadeSpace {
+    std::vector<Partial> partials;
+    std::vector<float> lanes;
+};
+
 class Cascade {
    public:
     explicit Cascade(std::vector<SegmentRows> segments);
 
-    // The k best rows, best first, and how many steps were taken. query: float32, as many dims as the last step has.
+    // The k best rows, best first, and how many steps were taken.
+    // query: float32, as many dims as the last step has.
     // spent: seconds for each step, added to what is there.
     std::vector<Hit> rank(const std::vector<std::int64_t>& candidates, const float* query,
-                          const std::vector<Step>& steps, std::int64_t k, int& taken,
-                          double* spent) const;
+                          const std::vector<Step>& steps, std::int64_t k, CascadeSpace& space,
+                          int& taken, double* spent) const;
 
     std::int64_t rows() const { return segments_.back().first + segments_.back().count; }
 

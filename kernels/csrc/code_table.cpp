@@ -95,7 +95,9 @@ void CodeTable::prefetch_list(std::int64_t list) const {
 
 std::vector<TopCodes> scan_all(const CodeTable& table, const std::int8_t* queries,
                                std::int64_t count, std::int64_t k, const bool* mask) {
-    std::vector<TopCodes> best(static_cast<std::size_t>(count), TopCodes(k));
+    std::vector<TopCodes> best;
+    best.reserve(static_cast<std::size_t>(count));
+    for (std::int64_t q = 0; q < count; ++q) best.emplace_back(k);
     for (std::int64_t b = 0; b < table.blocks(); b += kScanBlocks) {
         const std::int64_t end = std::min(b + kScanBlocks, table.blocks());
         for (std::size_t q = 0; q < best.size(); ++q) {

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "codes.h"
-#include "rerank.h"
+#include "dot_f16.h"
 
 namespace adaptive_search {
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -14,6 +15,7 @@
 
 #include "cascade.h"
 #include "code_table.h"
+#include "object_pool.h"
 #include "parallel.h"
 
 namespace nb = nanobind;
@@ -333,6 +335,7 @@ class Searcher {
             spent[0] += now() - start;
         }
         std::vector<Step> steps = r.steps;
+        std::unique_ptr<CascadeSpace> space = spaces_.take();
         for (std::size_t q = begin; q < end; ++q) {
             for (std::size_t s = 0; s < steps.size(); ++s) {
                 steps[s].margin = r.margins[q * steps.size() + s];
@@ -340,7 +343,8 @@ class Searcher {
             int last = 0;
             const auto hits =
                 cascade_.rank(r.given == nullptr ? candidates[q - begin] : *r.given,
-                              r.queries + size_of(q) * r.dim, steps, r.k, last, spent + 1);
+                              r.queries + size_of(q) * r.dim, steps, r.k, *space, last,
+                              spent + 1);
             taken[q] = last;
             for (std::size_t i = 0; i < static_cast<std::size_t>(r.k); ++i) {
                 const std::size_t at = q * static_cast<std::size_t>(r.k) + i;
@@ -348,6 +352,7 @@ class Searcher {
                 found[at] = i < hits.size() ? hits[i].row : kNoRow;
             }
         }
+        spaces_.give(std::move(space));
     }
 
     static std::vector<std::vector<std::int64_t>> shortlists(const Request& r, std::int64_t begin,
@@ -382,6 +387,7 @@ class Searcher {
     std::vector<std::vector<Input<float, 1>>> lengths_;
     std::vector<std::int64_t> widths_;
     Cascade cascade_;
+    mutable ObjectPool<CascadeSpace> spaces_{[] { return std::make_unique<CascadeSpace>(); }};
 };
 
 }  // namespace

@@ -1,6 +1,6 @@
 // The search kernels of the level that is in force.
 #include "codes.h"
-#include "rerank.h"
+#include "dot_f16.h"
 #include "simd_level.h"
 
 namespace adaptive_search {

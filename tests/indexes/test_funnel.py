@@ -235,6 +235,20 @@ def test_few_rows() -> None:
     assert funnel(vectors(4)).search(queries[:0], 3).rows.shape == (0, 3)
 
 
+def test_resident_bytes_count_all_that_searches_keep(rows: Array) -> None:
+    assert Funnel([], DIMS, prefix_energy=ENERGY).resident_bytes == 0
+    assert funnel(vectors(0)).resident_bytes == 0
+    codes = len(rows) * (DIMS[0] + 4)  # and the number of each row
+    plain = funnel(rows, (900,))
+    assert codes <= plain.resident_bytes <= codes + 32 * (DIMS[0] + 4)  # whole blocks of 16 rows
+    part = segment(rows, live=np.ones(len(rows), bool))
+    listed = FunnelSegment(part.bands, part.live, lists=np.zeros(len(rows), np.uint32))
+    means = np.ones((2, DIMS[1]), np.float16)
+    plan = Plan(DIMS[0], lists=2, nprobe=1)
+    with_lists = Funnel([listed], DIMS, prefix_energy=ENERGY, plan=plan, means=means)
+    assert with_lists.resident_bytes >= codes + 5 * len(rows) + means.nbytes
+
+
 def test_everything_deleted(rows: Array, queries: Array) -> None:
     index = Funnel([segment(rows, live=np.zeros(3000, bool))], DIMS, prefix_energy=ENERGY)
     result = index.search(queries, 3, shortlist=10)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from adaptive_search.kernels import _native
-from adaptive_search.kernels.rerank import rerank
+from adaptive_search.kernels.exact import exact_best
 from adaptive_search.kernels.search import Codes, Searcher, nearest_reference
 
 Array = NDArray[Any]
@@ -111,14 +111,24 @@ class Case:
         return self.searcher.search(self.queries, k, steps=steps, **(defaults | options))
 
 
+def best_of(candidates: Array, queries: Array, bands: list[Array], k: int) -> tuple[Array, Array]:
+    """The k best of each query's own candidates, by exact scans that are masked."""
+    masks = [np.isin(np.arange(len(bands[0])), rows) for rows in candidates]
+    found = [
+        exact_best(query[None], bands, k, mask=mask)
+        for query, mask in zip(queries, masks, strict=True)
+    ]
+    return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_search_is_its_stages_one_by_one(threads: int) -> None:
     case = Case()
     found = case.search([(2, 40), (3, 1)], threads=threads)
     shortlist = case.codes.nearest(case.head, 100)
     middle = np.ascontiguousarray(case.queries[:, :32])
-    kept = rerank(middle, case.bands[:2], 40, candidates=shortlist)[1]
-    scores, rows = rerank(case.queries, case.bands, 5, candidates=kept)
+    kept = best_of(shortlist, middle, case.bands[:2], 40)[1]
+    scores, rows = best_of(kept, case.queries, case.bands, 5)
     np.testing.assert_array_equal(found.rows, rows)
     np.testing.assert_array_equal(found.scores, scores)  # the same bits
     assert (found.taken == 2).all() and (found.seconds >= 0).all()
@@ -144,7 +154,7 @@ def test_masks_come_before_the_shortlist() -> None:
     mask = np.zeros(500, bool)
     mask[::7] = True
     found = case.search([(3, 1)], mask=mask)
-    expected = rerank(case.queries, case.bands, 5, mask=mask)
+    expected = exact_best(case.queries, case.bands, 5, mask=mask)
     np.testing.assert_array_equal(found.rows, expected[1])
     none = case.search([(3, 1)], mask=np.zeros(500, bool))
     assert (none.rows == -1).all() and np.isneginf(none.scores).all()
@@ -155,7 +165,7 @@ def test_margins_end_a_search_when_the_hits_are_settled() -> None:
     margins = np.zeros((9, 3), np.float32)
     found = case.search([(1, 50), (2, 20), (3, 1)], margins=margins)
     assert (found.taken == 1).all()
-    head = rerank(case.head, case.bands[:1], 5, candidates=case.codes.nearest(case.head, 100))
+    head = best_of(case.codes.nearest(case.head, 100), case.head, case.bands[:1], 5)
     np.testing.assert_array_equal(found.rows, head[1])
     margins[:] = 1e9
     every = case.search([(1, 50), (2, 20), (3, 1)], margins=margins)
@@ -168,7 +178,7 @@ def test_given_candidates_replace_the_shortlist() -> None:
     case = Case()
     given = np.array([3, 499, 200, 17, 250, 90], np.int64)
     found = case.search([(3, 1)], candidates=given, heads=None, head_queries=None)
-    expected = rerank(case.queries, case.bands, 5, candidates=np.tile(given, (9, 1)))
+    expected = best_of(np.tile(given, (9, 1)), case.queries, case.bands, 5)
     np.testing.assert_array_equal(found.rows, expected[1])
 
 

@@ -1,6 +1,6 @@
 #include <arm_neon.h>
 
-#include "rerank.h"
+#include "dot_f16.h"
 
 namespace adaptive_search {
 namespace {

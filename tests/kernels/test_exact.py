@@ -1,4 +1,4 @@
-"""The rerank kernel against its definition in numpy and a float64 oracle."""
+"""The exact scan against its definition in numpy and a float64 oracle."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from adaptive_search.kernels import _native
-from adaptive_search.kernels.rerank import rerank, rerank_reference
+from adaptive_search.kernels.exact import exact_best, exact_best_reference
 
 Array = NDArray[Any]
 Ranking = tuple[Array, Array]
@@ -46,7 +46,7 @@ def test_every_level_gives_the_bits_of_the_reference(
 ) -> None:
     queries, bands = make(widths)
     monkeypatch.setenv("ADAPTIVE_SEARCH_LEVEL", level)
-    assert_same(rerank(queries, bands, 5), rerank_reference(queries, bands, 5))
+    assert_same(exact_best(queries, bands, 5), exact_best_reference(queries, bands, 5))
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -54,7 +54,7 @@ def test_every_width_to_two_rounds_of_lanes(monkeypatch: pytest.MonkeyPatch, lev
     monkeypatch.setenv("ADAPTIVE_SEARCH_LEVEL", level)
     for width in range(1, 66):
         queries, bands = make((width,), n=5, nq=1)
-        assert_same(rerank(queries, bands, 5), rerank_reference(queries, bands, 5))
+        assert_same(exact_best(queries, bands, 5), exact_best_reference(queries, bands, 5))
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -65,14 +65,14 @@ def test_all_float16_values_are_widened_exactly(
     values = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     finite = values[np.isfinite(values)][:, None]
     queries = np.ones((1, 1), dtype=np.float32)
-    scores, rows = rerank(queries, [np.ascontiguousarray(finite)], len(finite))
+    scores, rows = exact_best(queries, [np.ascontiguousarray(finite)], len(finite))
     np.testing.assert_array_equal(scores[0], finite[rows[0], 0].astype(np.float32))
 
 
 def test_error_against_float64_is_that_of_float32_sums() -> None:
     queries, bands = make((64, 64, 128, 256, 256, 256, 512), n=200)
     rows = np.concatenate(bands, axis=1).astype(np.float64)
-    scores, found = rerank(queries, bands, 200)
+    scores, found = exact_best(queries, bands, 200)
     for q, query in enumerate(queries.astype(np.float64)):
         products = rows[found[q]] * query
         bound = 64 * np.finfo(np.float32).eps * np.abs(products).sum(axis=1)
@@ -82,7 +82,7 @@ def test_error_against_float64_is_that_of_float32_sums() -> None:
 def test_division_into_bands_of_whole_lanes_changes_no_bit() -> None:
     queries, bands = make((32, 64, 96))
     whole = [np.concatenate(bands, axis=1)]
-    assert_same(rerank(queries, bands, 9), rerank(queries, whole, 9))
+    assert_same(exact_best(queries, bands, 9), exact_best(queries, whole, 9))
 
 
 @settings(max_examples=40, deadline=None)
@@ -94,10 +94,9 @@ def test_division_into_bands_of_whole_lanes_changes_no_bit() -> None:
     threads=st.integers(1, 4),
     masked=st.booleans(),
     divided=st.booleans(),
-    picked=st.booleans(),
 )
 def test_matches_the_reference(
-    seed: int, n: int, nq: int, k: int, threads: int, masked: bool, divided: bool, picked: bool
+    seed: int, n: int, nq: int, k: int, threads: int, masked: bool, divided: bool
 ) -> None:
     rng = np.random.default_rng(seed)
     # Few distinct values, so that many scores are equal and ties have to break by row.
@@ -108,11 +107,8 @@ def test_matches_the_reference(
         options["mask"] = rng.random(n) < 0.6
     if divided:
         options["lengths"] = rng.integers(1, 4, size=n).astype(np.float32)
-    if picked:
-        chosen = [rng.permutation(np.arange(-1, n))[:15] for _ in range(nq)]
-        options["candidates"] = np.array(chosen, dtype=np.int64).reshape(nq, min(15, n + 1))
-    expected = rerank_reference(queries, bands, k, **options) if n else None
-    scores, rows = rerank(queries, bands, k, threads=threads, **options)
+    expected = exact_best_reference(queries, bands, k, **options) if n else None
+    scores, rows = exact_best(queries, bands, k, threads=threads, **options)
     if expected is None:
         assert (rows == -1).all()
     else:
@@ -121,16 +117,10 @@ def test_matches_the_reference(
 
 def test_batch_and_threads_change_no_bit() -> None:
     queries, bands = make((64, 64, 128), n=500, nq=40)
-    alone = [rerank(query[None], bands, 7) for query in queries]
+    alone = [exact_best(query[None], bands, 7) for query in queries]
     expected = np.concatenate([a[0] for a in alone]), np.concatenate([a[1] for a in alone])
     for threads in (1, 2, 5):
-        assert_same(rerank(queries, bands, 7, threads=threads), expected)
-
-
-def test_scan_and_rerank_give_a_row_the_same_bits() -> None:
-    queries, bands = make((64, 64), n=100)
-    everything = np.tile(np.arange(100), (len(queries), 1))
-    assert_same(rerank(queries, bands, 100, candidates=everything), rerank(queries, bands, 100))
+        assert_same(exact_best(queries, bands, 7, threads=threads), expected)
 
 
 def test_reads_mapped_files(tmp_path: Path) -> None:
@@ -138,19 +128,18 @@ def test_reads_mapped_files(tmp_path: Path) -> None:
     path = tmp_path / "band"
     bands[0].tofile(path)
     mapped = np.memmap(path, dtype=np.float16, mode="r").reshape(bands[0].shape)
-    assert_same(rerank(queries, [mapped, bands[1]], 4), rerank(queries, bands, 4))
+    assert_same(exact_best(queries, [mapped, bands[1]], 4), exact_best(queries, bands, 4))
 
 
 def test_what_is_no_number_ranks_last() -> None:
     bands = [np.array([[np.nan], [1.0], [-np.inf]], dtype=np.float16)]
-    scores, rows = rerank(np.ones((1, 1), np.float32), bands, 3)
+    scores, rows = exact_best(np.ones((1, 1), np.float32), bands, 3)
     assert rows.tolist() == [[1, 0, 2]]
     assert scores.tolist() == [[1.0, -np.inf, -np.inf]]
 
 
 def wrong_inputs() -> Iterator[tuple[str, dict[str, Any]]]:
     queries, bands = make((8, 8), n=10)
-    rows = np.zeros((3, 2), dtype=np.int64)
     yield "float32", dict(queries=queries.astype(np.float64))
     yield "2-d", dict(queries=queries[0])
     yield "contiguous", dict(queries=np.asfortranarray(queries))
@@ -159,10 +148,6 @@ def wrong_inputs() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "at least one band", dict(bands=[])
     yield "number of rows", dict(bands=[bands[0], bands[1][:5]])
     yield "number of dims", dict(bands=bands[:1])
-    yield "candidate 10 is not one of 10 rows", dict(candidates=rows + 10)
-    yield "candidate -2", dict(candidates=rows - 2)
-    yield "int64", dict(candidates=rows.astype(np.int32))
-    yield "one line a query", dict(candidates=rows[:2])
     yield "mask", dict(mask=np.ones(9, dtype=bool))
     yield "lengths", dict(lengths=np.ones(9, dtype=np.float32))
     yield "k=0", dict(k=0)
@@ -174,14 +159,14 @@ def test_wrong_input_is_a_value_error(message: str, changed: dict[str, Any]) -> 
     queries, bands = make((8, 8), n=10)
     arguments: dict[str, Any] = {"queries": queries, "bands": bands, "k": 3} | changed
     with pytest.raises(ValueError, match=message):
-        rerank(**arguments)
+        exact_best(**arguments)
 
 
 def test_forced_level_of_another_machine_is_refused() -> None:
     absent = next(level for level in ("neon", "avx512") if level not in LEVELS)
     code = (
-        "import numpy as np; from adaptive_search.kernels.rerank import rerank;"
-        "rerank(np.ones((1, 1), np.float32), [np.ones((1, 1), np.float16)], 1)"
+        "import numpy as np; from adaptive_search.kernels.exact import exact_best;"
+        "exact_best(np.ones((1, 1), np.float32), [np.ones((1, 1), np.float16)], 1)"
     )
     env = {**os.environ, "ADAPTIVE_SEARCH_LEVEL": absent}
     done = subprocess.run(

@@ -1,8 +1,8 @@
 """Exact scores of float16 rows against float32 queries, and the best rows of each query.
 
-One native function serves the exact scan (no candidates: every row) and the rerank of a shortlist,
-so that both give a row the same bits. The rows stay where they are, usually in mapped files: they
-are gathered with prefetching, widened to float32 and multiplied in one pass.
+The rows stay where they are, usually in mapped files: they are widened to float32 and multiplied in
+one pass. The last step of a search (kernels/search.py) scores rows by the same native code, so both
+give a row the same bits.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from adaptive_search.kernels import _native
 LANES = 32
 
 
-def rerank(
+def exact_best(
     queries: NDArray[np.float32],
     bands: Sequence[NDArray[np.float16]],
     k: int,
     *,
-    candidates: NDArray[np.int64] | None = None,
     mask: NDArray[np.bool_] | None = None,
     lengths: NDArray[np.float32] | None = None,
     threads: int = 1,
@@ -31,16 +30,14 @@ def rerank(
     """Find the k rows of largest dot product with each query.
 
     Rows are ordered by descending score, equal scores by ascending row. A score does not depend on
-    the batch, the threads, the instruction level or the other candidates, and it is the same for
-    every division into bands whose widths are multiples of 32. A score that is not a number counts
-    as minus infinity. The interpreter lock is released.
+    the batch, the threads or the instruction level, and it is the same for every division into
+    bands whose widths are multiples of 32. A score that is not a number counts as minus infinity.
+    The interpreter lock is released.
 
     Args:
         queries: float32 (nq, dim).
         bands: float16 (n, width) each; the widths sum to dim. Memory maps are welcome.
         k: hits per query, at least 1.
-        candidates: int64 (nq, m), distinct rows to score for each query, -1 for none; every row
-            if None.
         mask: bool (n,), the rows that may be returned; all if None.
         lengths: float32 (n,), a divisor for the score of each row; 1 if None.
         threads: threads to use, at least 1.
@@ -50,44 +47,38 @@ def rerank(
         rest is -inf and -1.
 
     Raises:
-        ValueError: a shape or dtype is not as above, or a candidate is not a row.
+        ValueError: a shape or dtype is not as above.
     """
     _check_array("queries", queries, np.float32, 2)
     for band in bands:
         _check_array("each band", band, np.float16, 2)
-    if candidates is not None:
-        _check_array("candidates", candidates, np.int64, 2)
     if mask is not None:
         _check_array("mask", mask, np.bool_, 1)
     if lengths is not None:
         _check_array("lengths", lengths, np.float32, 1)
     if k < 1 or threads < 1:
-        raise ValueError(f"rerank: k={k} and threads={threads} must be at least 1")
+        raise ValueError(f"exact_best: k={k} and threads={threads} must be at least 1")
     scores = np.empty((len(queries), k), dtype=np.float32)
     rows = np.empty((len(queries), k), dtype=np.int64)
     bits = [band.view(np.uint16) for band in bands]
-    _native.rerank(queries, bits, candidates, mask, lengths, threads, scores, rows)
+    _native.exact_best(queries, bits, mask, lengths, threads, scores, rows)
     return scores, rows
 
 
-def rerank_reference(
+def exact_best_reference(
     queries: NDArray[np.float32],
     bands: Sequence[NDArray[np.float16]],
     k: int,
     *,
-    candidates: NDArray[np.int64] | None = None,
     mask: NDArray[np.bool_] | None = None,
     lengths: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Compute what `rerank` computes, bit for bit, in plain numpy: its definition."""
+    """Compute what `exact_best` computes, bit for bit, in plain numpy: its definition."""
     count = len(bands[0])
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
     rows = np.full((len(queries), k), -1, dtype=np.int64)
+    considered = np.arange(count) if mask is None else np.flatnonzero(mask)
     for q, query in enumerate(queries):
-        considered = np.arange(count) if candidates is None else candidates[q]
-        considered = considered[considered >= 0]
-        if mask is not None:
-            considered = considered[mask[considered]]
         found = _dots(query, [band[considered] for band in bands])
         if lengths is not None:
             found = found / lengths[considered]
@@ -117,6 +108,6 @@ def _dots(query: NDArray[np.float32], bands: Sequence[NDArray[np.float16]]) -> N
 
 def _check_array(name: str, array: object, dtype: type[np.generic], ndim: int) -> None:
     if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != ndim:
-        raise ValueError(f"rerank: {name} must be a {ndim}-d array of {np.dtype(dtype).name}")
+        raise ValueError(f"exact_best: {name} must be a {ndim}-d array of {np.dtype(dtype).name}")
     if not array.flags.c_contiguous:
-        raise ValueError(f"rerank: {name} must be contiguous")
+        raise ValueError(f"exact_best: {name} must be contiguous")

@@ -1,9 +1,8 @@
-// The best rows for each query: among given candidates, or among all rows.
-#include "rerank.h"
+// The best of all rows for each query.
+#include "dot_f16.h"
 
 #include <algorithm>
 #include <stdexcept>
-#include <string>
 #include <vector>
 
 #include <nanobind/nanobind.h>
@@ -18,10 +17,6 @@ namespace nb = nanobind;
 
 namespace adaptive_search {
 namespace {
-
-// How far the gather runs ahead. Eight rows of 3 KB keep the memory pipeline full; more of them
-// push each other out of the first-level cache.
-constexpr std::int64_t kPrefetchRows = 8;
 
 // A scan takes this many rows (1,536 float16: 48 KB) through a group of queries at a time, so that
 // rows come from memory once a group and the queries of the group stay in the second-level cache.
@@ -79,14 +74,6 @@ struct Rows {
         if (lengths != nullptr) value /= lengths[row];
         return {comparable(value), row};
     }
-
-    void prefetch(std::int64_t row) const {
-        for (const Band& band : bands) {
-            const char* begin = reinterpret_cast<const char*>(band.data + row * band.width);
-            const std::int64_t bytes = band.width * 2;
-            for (std::int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(begin + at);
-        }
-    }
 };
 
 struct Queries {
@@ -96,19 +83,6 @@ struct Queries {
 
     const float* at(std::int64_t i) const { return data + i * dim; }
 };
-
-void best_candidates(const Rows& rows, const float* query, const std::int64_t* candidates,
-                     std::int64_t count, Best& best) {
-    for (std::int64_t i = 0; i < std::min(count, kPrefetchRows); ++i) {
-        if (candidates[i] >= 0) rows.prefetch(candidates[i]);
-    }
-    for (std::int64_t i = 0; i < count; ++i) {
-        const std::int64_t ahead = i + kPrefetchRows;
-        if (ahead < count && candidates[ahead] >= 0) rows.prefetch(candidates[ahead]);
-        const std::int64_t row = candidates[i];
-        if (row >= 0 && rows.allows(row)) best.add(rows.score(row, query));
-    }
-}
 
 // Scores the rows from begin to end for a group of queries.
 void scan_range(const Rows& rows, const Queries& queries, std::int64_t first_query,
@@ -161,11 +135,11 @@ using Output = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 Rows rows_of(const std::vector<BandArray>& bands, const std::optional<Input<bool, 1>>& mask,
              const std::optional<Input<float, 1>>& lengths) {
-    if (bands.empty()) throw std::invalid_argument("rerank: at least one band is needed");
+    if (bands.empty()) throw std::invalid_argument("exact_best: at least one band is needed");
     Rows rows{{}, static_cast<std::int64_t>(bands[0].shape(0)), 0, nullptr, nullptr, nullptr};
     for (const BandArray& band : bands) {
         if (static_cast<std::int64_t>(band.shape(0)) != rows.count) {
-            throw std::invalid_argument("rerank: the bands differ in their number of rows");
+            throw std::invalid_argument("exact_best: the bands differ in their number of rows");
         }
         const std::int64_t width = static_cast<std::int64_t>(band.shape(1));
         rows.bands.push_back({band.data(), width});
@@ -173,12 +147,12 @@ Rows rows_of(const std::vector<BandArray>& bands, const std::optional<Input<bool
     }
     const std::size_t count = static_cast<std::size_t>(rows.count);
     if (mask) {
-        if (mask->shape(0) != count) throw std::invalid_argument("rerank: mask needs one value a row");
+        if (mask->shape(0) != count) throw std::invalid_argument("exact_best: mask needs one value a row");
         rows.mask = mask->data();
     }
     if (lengths) {
         if (lengths->shape(0) != count) {
-            throw std::invalid_argument("rerank: lengths needs one value a row");
+            throw std::invalid_argument("exact_best: lengths needs one value a row");
         }
         rows.lengths = lengths->data();
     }
@@ -186,57 +160,30 @@ Rows rows_of(const std::vector<BandArray>& bands, const std::optional<Input<bool
     return rows;
 }
 
-void check_candidates(const Input<std::int64_t, 2>& candidates, std::int64_t rows) {
-    for (std::size_t i = 0; i < candidates.size(); ++i) {
-        if (candidates.data()[i] >= rows || candidates.data()[i] < kNoRow) {
-            throw std::invalid_argument("rerank: candidate " +
-                                        std::to_string(candidates.data()[i]) + " is not one of " +
-                                        std::to_string(rows) + " rows");
-        }
-    }
-}
-
-void rerank(const Input<float, 2>& queries, const std::vector<BandArray>& bands,
-            const std::optional<Input<std::int64_t, 2>>& candidates,
-            const std::optional<Input<bool, 1>>& mask,
-            const std::optional<Input<float, 1>>& lengths, std::int64_t threads,
-            const Output<float>& scores, const Output<std::int64_t>& found) {
+void exact_best(const Input<float, 2>& queries, const std::vector<BandArray>& bands,
+                const std::optional<Input<bool, 1>>& mask,
+                const std::optional<Input<float, 1>>& lengths, std::int64_t threads,
+                const Output<float>& scores, const Output<std::int64_t>& found) {
     const Rows rows = rows_of(bands, mask, lengths);
     const Queries batch{queries.data(), static_cast<std::int64_t>(queries.shape(0)), rows.dim};
     const std::int64_t k = static_cast<std::int64_t>(scores.shape(1));
     if (static_cast<std::int64_t>(queries.shape(1)) != rows.dim) {
-        throw std::invalid_argument("rerank: queries and bands differ in their number of dims");
+        throw std::invalid_argument("exact_best: queries and bands differ in their number of dims");
     }
     if (scores.shape(0) != queries.shape(0) || found.shape(0) != queries.shape(0) ||
         found.shape(1) != scores.shape(1) || k < 1 || threads < 1) {
-        throw std::invalid_argument("rerank: scores and rows must be (queries, k), with k >= 1");
+        throw std::invalid_argument("exact_best: scores and rows must be (queries, k), with k >= 1");
     }
-    if (!candidates) {
-        nb::gil_scoped_release release;
-        scan(rows, batch, k, threads, scores.data(), found.data());
-        return;
-    }
-    if (candidates->shape(0) != queries.shape(0)) {
-        throw std::invalid_argument("rerank: candidates needs one line a query");
-    }
-    check_candidates(*candidates, rows.count);
-    const std::int64_t per_query = static_cast<std::int64_t>(candidates->shape(1));
     nb::gil_scoped_release release;
-    const auto queries_at_once = static_cast<std::size_t>(threads);
-    run_tasks(queries.shape(0), queries_at_once, [&](std::size_t i, std::size_t) {
-        const std::int64_t q = static_cast<std::int64_t>(i);
-        Best best(k);
-        best_candidates(rows, batch.at(q), candidates->data() + q * per_query, per_query, best);
-        best.write(scores.data() + q * k, found.data() + q * k);
-    });
+    scan(rows, batch, k, threads, scores.data(), found.data());
 }
 
 }  // namespace
 }  // namespace adaptive_search
 
-void bind_rerank(nb::module_& m) {
-    m.def("rerank", &adaptive_search::rerank, nb::arg("queries"), nb::arg("bands"), nb::arg("candidates").none(),
+void bind_exact(nb::module_& m) {
+    m.def("exact_best", &adaptive_search::exact_best, nb::arg("queries"), nb::arg("bands"),
           nb::arg("mask").none(), nb::arg("lengths").none(), nb::arg("threads"), nb::arg("scores"),
           nb::arg("rows"),
-          "Write the best rows for each query; see adaptive_search.kernels.rerank.rerank.");
+          "Write the best rows for each query; see adaptive_search.kernels.exact.exact_best.");
 }
