@@ -143,9 +143,7 @@ def index(
         click.echo(json.dumps(summary.to_dict()))
     else:
         _print_summary(summary, quiet)
-    if summary.interrupted:
-        click.echo("interrupted: what was complete is committed; run it again to go on", err=True)
-        sys.exit(INTERRUPTED)
+    _stop_if_interrupted(summary)
     if not summary.indexed + summary.unchanged:
         raise click.ClickException(_nothing_indexed(corpus, summary))
 
@@ -777,13 +775,21 @@ def _index_vectors(
     finally:
         if is_new:
             opened.remove_if_unused()
-    kept = opened.prefix_recall()
+    kept = None if summary.interrupted else opened.prefix_recall()
     if output == "json":
         shares = dict(kept.kept) if kept else {}
         click.echo(json.dumps(summary.to_dict() | {"prefix_recall@10": shares}))
     else:
         click.echo(format_summary(summary))
-        click.echo(kept.to_text() if kept else "too few vectors to say what prefixes keep")
+        if not summary.interrupted:
+            click.echo(kept.to_text() if kept else "too few vectors to say what prefixes keep")
+    _stop_if_interrupted(summary)
+
+
+def _stop_if_interrupted(summary: IndexSummary) -> None:
+    if summary.interrupted:
+        click.echo("interrupted: what was complete is committed; run it again to go on", err=True)
+        sys.exit(INTERRUPTED)
 
 
 def _read_vector(source: Path) -> NDArray[np.float32]:

@@ -12,6 +12,9 @@ from adaptive_search.encoder.granularity import Granularity, granularity_name
 # Granularities are spelled in the same way wherever hits are printed.
 __all__ = ["Granularity", "Hit", "Hits", "granularity_name"]
 
+# Of a hit, as `query` prints it in every format but the table.
+HIT_FIELDS = ("rank", "score", "id", "document_id", "path", "line_start", "line_end", "text")
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -82,13 +85,12 @@ class Hits(Sequence[Hit]):
 
     def to_dict(self) -> dict[str, Any]:
         """The hits as plain values, in the shape that `query --format json` prints."""
-        fields = ("rank", "score", "id", "path", "line_start", "line_end", "text")
         return {
             "query": self.query,
             "dim": self.dim,
             "shortlist": self.shortlist,
             "granularity": granularity_name(self.granularity),
-            "hits": [{name: getattr(hit, name) for name in fields} for hit in self.hits],
+            "hits": [{name: getattr(hit, name) for name in HIT_FIELDS} for hit in self.hits],
             "timings_ms": dict(self.timings_ms),
         }
 

@@ -265,7 +265,7 @@ class AdaptiveIndex:
 
         Raises:
             QueryError: ids or metadata do not match the texts one to one, an id comes
-                twice, or a text is empty.
+                twice, a text is empty, or a field is no text, finite number or boolean.
             StoreError: the index is being written, or the disk refuses.
         """
         from adaptive_search.indexing import text_documents
@@ -570,7 +570,8 @@ class AdaptiveIndex:
             )
         finally:
             self._refresh()
-        self._keep_plan()
+        if not summary.interrupted:
+            self._keep_plan()
         return summary
 
     def _add_vectors(
@@ -586,7 +587,8 @@ class AdaptiveIndex:
             summary = index_vectors(self._store, batches, wait=wait, report=report)
         finally:
             self._refresh()
-        self._keep_plan()
+        if not summary.interrupted:
+            self._keep_plan()
         return summary
 
     def _keep_plan(self) -> None:

@@ -22,12 +22,12 @@ from adaptive_search.errors import CorpusError, QueryError
 from adaptive_search.id_set import IdSet
 from adaptive_search.segment import Row
 from adaptive_search.store import Store
+from adaptive_search.vectors import VectorBatch, checked_fields
 
 if TYPE_CHECKING:
     from adaptive_search.catalog import KnownDocuments
     from adaptive_search.encoder.encoder import Encoder
     from adaptive_search.store_writer import StoreWriter
-    from adaptive_search.vectors import VectorBatch
 
 BATCH_TOKENS = 16_384
 MAX_NUMBER_DIGITS = 18  # of a document id that counts as a running number
@@ -116,7 +116,8 @@ def index_vectors(
 ) -> IndexSummary:
     """Add vectors that are new, replace those that changed, and commit.
 
-    What was committed before an error or Ctrl-C is whole, and is found unchanged the next time.
+    Ctrl-C commits the batches that are complete. What was committed before that or an error is
+    found unchanged the next time.
 
     Args:
         store: the index.
@@ -129,26 +130,38 @@ def index_vectors(
     """
     summary = IndexSummary()
     begin = time.perf_counter()
-    with store.writer(wait=wait) as writer:
-        known = writer.known_documents()
-        for batch in batches:
-            changed = [
-                at
-                for at, row in enumerate(batch.rows)
-                if known.pop(row.document_id) != row.content_hash
-            ]
-            rows = [batch.rows[at] for at in changed]
-            if rows:
-                hashes = {row.document_id: row.content_hash for row in rows}
-                writer.append(rows, batch.vectors[changed], hashes)
-            summary.seen += len(batch.rows)
-            summary.indexed += len(rows)
-            summary.unchanged += len(batch.rows) - len(rows)
-            summary.chunks += len(rows)
-            report(summary)
-        writer.commit()
+    try:
+        with store.writer(wait=wait) as writer, _storing_thread() as thread:
+            known = writer.known_documents()
+            try:
+                for batch in batches:
+                    thread.submit(_store_vectors, writer, known, batch, summary).result()
+                    report(summary)
+            except KeyboardInterrupt:
+                thread.submit(writer.commit).result()
+                raise
+            thread.submit(writer.commit).result()
+    except KeyboardInterrupt:
+        summary.interrupted = True
     summary.seconds = time.perf_counter() - begin
     return summary
+
+
+def _store_vectors(
+    writer: StoreWriter, known: KnownDocuments, batch: VectorBatch, summary: IndexSummary
+) -> None:
+    """Append the rows of a batch that are new or have changed."""
+    changed = [
+        at for at, row in enumerate(batch.rows) if known.pop(row.document_id) != row.content_hash
+    ]
+    rows = [batch.rows[at] for at in changed]
+    if rows:
+        hashes = {row.document_id: row.content_hash for row in rows}
+        writer.append(rows, batch.vectors[changed], hashes)
+    summary.seen += len(batch.rows)
+    summary.indexed += len(rows)
+    summary.unchanged += len(batch.rows) - len(rows)
+    summary.chunks += len(rows)
 
 
 def text_documents(
@@ -161,12 +174,12 @@ def text_documents(
 
     Raises:
         QueryError: ids or metadata do not match the texts one to one, an id comes twice,
-            or a text is empty.
+            a text is empty, or a field is no text, finite number or boolean.
     """
     names = _free_ids(index) if ids is None else iter(ids)
     fields = itertools.repeat({}) if metadata is None else iter(metadata)
     seen = IdSet()
-    for text in texts:
+    for row, text in enumerate(texts):
         name, field = next(names, None), next(fields, None)
         if name is None or field is None:
             raise QueryError("there are fewer ids or metadata than texts")
@@ -176,7 +189,7 @@ def text_documents(
             raise QueryError(f"text {name!r} must be a str, not empty, that UTF-8 can hold")
         if not seen.add(name):
             raise QueryError(f"id {name!r} comes twice")
-        yield Document(id=name, path="", text=text, metadata=field, kind="text")
+        yield Document(name, "", text, metadata=checked_fields(field, row))
     if ids is not None and next(names, None) is not None:
         raise QueryError("there are more ids than texts")
     if metadata is not None and next(fields, None) is not None:

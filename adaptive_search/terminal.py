@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from adaptive_search.hits import HIT_FIELDS
 from adaptive_search.snippets import make_snippet, plain_text
 
 if TYPE_CHECKING:
@@ -116,9 +117,8 @@ def _two_lines(hits: Hits, at: int, columns: int, highlight: bool) -> str:
 
 
 def _csv(hits: list[dict[str, Any]]) -> str:
-    columns = ["rank", "score", "id", "path", "line_start", "line_end", "text"]
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(text, HIT_FIELDS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(hits)
     # A table that people also print: what moves a cursor must not be in it. JSON has every byte.

@@ -122,7 +122,7 @@ class VectorChecker:
         earlier = self._ids.number(name)
         if earlier != row:
             raise QueryError(f"id {name!r} comes twice, in rows {earlier:,} and {row:,}")
-        text, fields = _checked_text(texts, row), _checked_fields(metadata, row)
+        text, fields = _checked_text(texts, row), checked_fields(_present(metadata), row)
         digest = hashlib.blake2b(vector.data, digest_size=16)
         digest.update(repr((text, sorted(fields.items()))).encode())
         return Row(name, "", 0, text, digest.digest(), metadata=fields)
@@ -294,25 +294,37 @@ def _checked_text(given: object, row: int) -> str:
     return given
 
 
-def _checked_fields(given: object, row: int) -> dict[str, Scalar]:
-    """The fields of a row that have a value: pandas writes NaN, and Arrow null, where one has none.
+def _present(given: object) -> object:
+    """The fields that have a value: pandas writes NaN, and Arrow null, where one has none."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        return given
+    return {
+        name: value
+        for name, value in given.items()
+        if value is not None and not (isinstance(value, float) and math.isnan(value))
+    }
+
+
+def checked_fields(given: object, row: int) -> dict[str, Scalar]:
+    """The metadata of a row as plain values.
 
     Raises:
         QueryError: they are no mapping, or a name or value cannot be stored.
     """
-    if not isinstance(given, Mapping | None):
+    if not isinstance(given, Mapping):
         raise QueryError(f"the metadata of row {row:,} must be a mapping")
     fields: dict[str, Scalar] = {}
-    for name, value in (given or {}).items():
+    for name, value in given.items():
         value = value.item() if isinstance(value, np.generic) else value
-        if value is None or (isinstance(value, float) and math.isnan(value)):
-            continue
         if not isinstance(name, str) or not is_text(name):
             raise QueryError(f"the metadata of row {row:,} have the name {name!r}; give a text")
         is_good = is_text(value) if isinstance(value, str) else isinstance(value, int | float)
-        if not is_good or value in (math.inf, -math.inf):
+        if not is_good or (isinstance(value, float) and not math.isfinite(value)):
             raise QueryError(
-                f"the field {name} of row {row:,} is {value!r:.80}; give a text, number or boolean"
+                f"the field {name} of row {row:,} is {value!r:.80}; give a text, finite number or "
+                "boolean"
             )
         fields[name] = value
     return fields

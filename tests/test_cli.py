@@ -28,6 +28,8 @@ from adaptive_search.cli import main
 from adaptive_search.encoder import checkpoint, width_search
 from adaptive_search.errors import ModelMismatchError
 from adaptive_search.index import AdaptiveIndex
+from adaptive_search.vector_files import VectorFile
+from adaptive_search.vectors import VectorBatch
 
 DIMS = [64, 128, 256, 512, 768, 1024, 1536]
 ESCAPE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]")
@@ -259,6 +261,7 @@ QUERY_SHAPE = {
             "rank": "int",
             "score": "float",
             "id": "str",
+            "document_id": "str",
             "path": "str",
             "line_start": "int",
             "line_end": "int",
@@ -277,6 +280,7 @@ def test_query_json_is_the_contract(index: Path, run: Run) -> None:
     assert (result.json["dim"], result.json["shortlist"]) == (512, 1000)
     first = result.json["hits"][0]
     assert (first["rank"], first["id"], first["path"]) == (1, "plants.txt#0", "plants.txt")
+    assert first["document_id"] == "plants.txt"
     assert (first["line_start"], first["line_end"]) == (1, 1)
     assert first["text"] == "plants store energy in a green leaf\n"
     assert first["score"] == pytest.approx(1, abs=2e-3)
@@ -491,6 +495,24 @@ def test_index_vectors_and_query_by_vector(vectors: NDArray[np.float32], run: Ru
     report = run("report", "quality")
     assert "16" in report.out and "Matryoshka" in report.out
     assert "search, funnel, 96 dims, p50" in run("benchmark", "--queries", "5").out
+
+
+def test_index_vectors_interrupted(
+    vectors: NDArray[np.float32], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = VectorFile.batches
+
+    def stopped(*given: Any) -> Iterator[VectorBatch]:
+        yield from read(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VectorFile, "batches", stopped)
+        result = run("index", "--vectors", "v.parquet", "--dims", "16,96")
+    assert result.code == 130 and result.out.startswith("60 seen = 60 indexed")
+    assert result.out.count("\n") == 1
+    assert result.err.endswith("what was complete is committed; run it again to go on\n")
+    assert run("index", "--vectors", "v.parquet", "--format", "json").json["unchanged"] == 60
 
 
 def test_a_matrix_takes_the_usual_dims(vectors: NDArray[np.float32], run: Run) -> None:

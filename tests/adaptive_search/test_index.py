@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.ipc as ipc
@@ -146,10 +147,16 @@ def test_texts_get_numbers_that_are_free(tmp_path: Path, tiny_encoder: Encoder) 
         (["a", "\ud800"], {}, "UTF-8"),
         (["a"], {"ids": [3]}, "id 3 must be a str"),
         (["a"], {"ids": [""]}, "must be a str, not empty"),
+        (["a", "b"], {"metadata": [{}, {"x": float("nan")}]}, "the field x of row 1 is nan"),
+        (["a"], {"metadata": [{"x": float("inf")}]}, "the field x of row 0 is inf"),
+        (["a"], {"metadata": [{"x": [1]}]}, "the field x of row 0 is .1.; give a text, finite"),
+        (["a"], {"metadata": [{"x": "\ud800"}]}, "the field x of row 0"),
+        (["a"], {"metadata": [{3: 1}]}, "metadata of row 0 have the name 3"),
+        (["a"], {"metadata": ["x"]}, "metadata of row 0 must be a mapping"),
     ],
 )
 def test_bad_texts_change_nothing(
-    index: AdaptiveIndex, texts: list[str], options: dict[str, list[str]], reason: str
+    index: AdaptiveIndex, texts: list[str], options: dict[str, Any], reason: str
 ) -> None:
     generation = index.status().generation
     with pytest.raises(QueryError, match=reason):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow.parquet as parquet
 import pytest
 from numpy.typing import NDArray
 
+from adaptive_search import vectors as vector_input
 from adaptive_search.encoder.encoder import Encoder
 from adaptive_search.errors import DimensionError, QueryError, StoreError
 from adaptive_search.hits import Hits
@@ -194,6 +196,24 @@ def test_filters_that_leave_nothing(index: AdaptiveIndex) -> None:
     conditions: list[Any] = [{"n": -1}, {"n": []}, {"n": {">": 10, "<": 5}}]
     for condition in conditions:
         assert ids(index.search_vector(VECTORS[0], filter=condition)) == []
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_ctrl_c_commits_the_batches_that_are_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    monkeypatch.setattr(vector_input, "BATCH_BYTES", 100 * 4 * DIMS[-1])
+
+    def rows() -> Iterator[NDArray[np.float32]]:
+        yield from VECTORS[: 100 * stop + 30]
+        raise KeyboardInterrupt
+
+    index = empty(tmp_path)
+    summary = index.add_vectors(range(400), rows())
+    assert summary.interrupted and summary.seen == summary.indexed == len(index) == 100 * stop
+    assert index.verify().ok
+    rest = index.add_vectors(range(400), VECTORS[:400])
+    assert (rest.unchanged, rest.indexed, rest.interrupted) == (100 * stop, 400 - 100 * stop, False)
 
 
 def test_there_is_no_encoder(index: AdaptiveIndex, tiny_encoder: Encoder, tmp_path: Path) -> None:
