@@ -60,6 +60,13 @@ def bytes_array(values: Sequence[bytes], width: int) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(width), len(values), buffers)
 
 
+def byte_rows(array: pa.Array) -> NDArray[np.uint8]:
+    """View an array of pa.binary(width) without nulls as numpy: uint8 (len(array), width)."""
+    width = array.type.byte_width
+    flat = np.frombuffer(array.buffers()[1], np.uint8, len(array) * width, array.offset * width)
+    return flat.reshape(len(array), width)
+
+
 def matrix_array(matrix: NDArray[Any], kind: pa.DataType) -> pa.Array:
     """A C-contiguous matrix (rows, width) as an array of the fixed-size list type `kind`."""
     flat = number_array(matrix.reshape(-1), matrix.dtype.type)

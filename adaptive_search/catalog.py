@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptive_search.arrow_arrays import byte_rows
 from adaptive_search.segment import Segment
 
 
@@ -47,8 +48,13 @@ class Catalog:
 
     def place(self, position: int | np.intp) -> tuple[Segment, int]:
         """Segment of an entry, and place in that segment's documents table."""
-        segment, document = self._columns[2:, position].tolist()
+        segment, document = self.numbers(position)
         return self.segments[segment], document
+
+    def numbers(self, position: int | np.intp) -> tuple[int, int]:
+        """Number of an entry's segment, and place in that segment's documents table."""
+        segment, document = self._columns[2:, position].tolist()
+        return segment, document
 
     def entries(self, number: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
         """Entries of one segment: positions here, and places in its documents table."""
@@ -80,21 +86,22 @@ class KnownDocuments:
     def __init__(self, catalog: Catalog, live: NDArray[np.bool_]) -> None:
         """Hold these entries of a catalog, one for each document."""
         self._catalog = catalog
-        self._left = live.copy()
+        self._left = bytearray(live)  # found and changed one by one quicker than an array
+        self._hashes = [byte_rows(s.documents.column("content_hash")) for s in catalog.segments]
 
     def __len__(self) -> int:
         """Documents that are left."""
-        return int(self._left.sum())
+        return self._left.count(1)
 
     def pop(self, document_id: str) -> bytes | None:
         """Tick a document off; gives its content hash, or None where it is not known."""
         positions = [at for at in self._catalog.positions(document_id) if self._left[at]]
         if not positions:
             return None
-        self._left[positions] = False
-        segment, index = self._catalog.place(positions[0])
-        found: bytes = segment.documents.column("content_hash")[index].as_py()
-        return found
+        for position in positions:
+            self._left[position] = False
+        segment, document = self._catalog.numbers(positions[0])
+        return self._hashes[segment][document].tobytes()
 
     def __iter__(self) -> Iterator[str]:
         """Ids of the documents that are left, in the order of their rows."""
@@ -102,7 +109,7 @@ class KnownDocuments:
 
     def items(self) -> Iterator[tuple[str, str]]:
         """Id and path of the documents that are left, in the order of their rows."""
-        for position in self._catalog.in_order(np.flatnonzero(self._left)):
+        for position in self._catalog.in_order(np.flatnonzero(np.frombuffer(self._left, np.bool_))):
             segment, index = self._catalog.place(position)
             documents = segment.documents
             yield (

@@ -52,7 +52,7 @@ def read_corpus(
     walk = _Walk(
         check_corpus(root),
         compile_patterns(include) if include else None,
-        compile_patterns(exclude),
+        compile_patterns(exclude) if exclude else None,
         hidden,
     )
     return _unique(_read_files(walk, max_file_bytes))
@@ -104,7 +104,7 @@ class _Walk:
 
     root: Path
     include: GitIgnoreSpec | None
-    exclude: GitIgnoreSpec
+    exclude: GitIgnoreSpec | None
     hidden: bool
 
     def entries(self) -> Iterator[str | Skipped]:
@@ -160,7 +160,9 @@ class _Walk:
 
     def _is_wanted(self, path: str, rules: IgnoreRules, *, is_dir: bool) -> bool:
         relative = self._relative(path) + ("/" if is_dir else "")
-        if self.exclude.match_file(relative) or rules.ignores(path, is_dir=is_dir):
+        if self.exclude is not None and self.exclude.match_file(relative):
+            return False
+        if rules.ignores(path, is_dir=is_dir):
             return False
         if is_dir:
             return not is_index(Path(path))

@@ -43,9 +43,12 @@ class Source:
             UnreadableFile: it is larger than max_bytes.
         """
         with self.open() as file:
-            self.check_size(os.fstat(file.fileno()).st_size)
-            data = file.read(self.max_bytes + 1)
-        self.check_size(len(data))  # it may have grown, or be a file without a size
+            size = os.fstat(file.fileno()).st_size
+            self.check_size(size)
+            data = file.read(size + 1)  # Python sets aside what is asked for, however short a file
+            if len(data) > size:  # it has grown, or is a file without a size
+                data += file.read(self.max_bytes + 1 - len(data))
+        self.check_size(len(data))
         return data
 
     def check_size(self, size: int) -> None:

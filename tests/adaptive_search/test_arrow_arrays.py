@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from adaptive_search.arrow_arrays import (
+    byte_rows,
     bytes_array,
     matrix_array,
     number_array,
@@ -48,6 +49,7 @@ def test_bytes_and_matrices() -> None:
     hashes = bytes_array([b"ab", b"cd"], 2)
     hashes.validate(full=True)
     assert hashes.to_pylist() == [b"ab", b"cd"]
+    assert byte_rows(hashes).tobytes() == b"abcd" and byte_rows(hashes[1:]).tobytes() == b"cd"
     matrix = np.arange(6, dtype=np.float32).reshape(3, 2)
     array = matrix_array(matrix, pa.list_(pa.float32(), 2))
     array.validate(full=True)
