@@ -156,7 +156,9 @@ def run(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     while True:
         writer, results = _start(context, write, path, notes, asked.seed, asked.updates)
         if kills < asked.kills:
-            writer.join(rng.uniform(*asked.kill_after))
+            last = Store.open(path).manifest.generation + rng.randint(*asked.kill_after)
+            while writer.is_alive() and Store.open(path).manifest.generation < last:
+                writer.join(0.01)
             if writer.is_alive():
                 writer.kill()
                 kills += 1
@@ -199,7 +201,7 @@ def main() -> None:
     parser.add_argument("--readers", type=int, default=2)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument(
-        "--kill-after", type=float, nargs=2, default=(2.0, 6.0), help="seconds, from and to"
+        "--kill-after", type=int, nargs=2, default=(20, 100), help="updates, from and to"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)

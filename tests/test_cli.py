@@ -305,7 +305,7 @@ def test_shortlist_is_null_only_for_exact_search(index: Path, run: Run) -> None:
         return run("query", "water", "--format", "json", *options).json["shortlist"]
 
     assert shortlist() == 1000
-    assert shortlist("-k", "400") == 1600
+    assert shortlist("-k", "90") == 3000  # 3 times as long for 9 times as many hits
     assert shortlist("-k", "2", "--shortlist", "2") == 2
     assert shortlist("--exact") is None
 

@@ -31,7 +31,7 @@ def test_damaged_files_of_every_kind_are_read_right_or_refused(tmp_path: Path) -
 
 
 def test_readers_of_a_killed_writer_see_whole_generations(tmp_path: Path) -> None:
-    options = "--updates 25 --readers 2 --kills 1 --kill-after 2 4".split()
+    options = "--updates 25 --readers 2 --kills 1 --kill-after 3 12".split()
     record = record_of("soak.py", *options, folder=tmp_path)
     assert record["updates"] >= 25 and record["kills"] == 1 and record["verified"]
     for reader in record["readers"]:

@@ -15,7 +15,9 @@ NEEDS_TORCH = {"MatMamba2"}
 def modules_after(statement: str) -> set[str]:
     """Top-level modules in a fresh interpreter after a statement."""
     script = f"{statement}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True
+    )
     return set(run.stdout.split())
 
 

@@ -14,6 +14,8 @@ namespace {
 
 // Rows of the embedding asked of memory before they are needed.
 constexpr std::size_t kAhead = 4;
+// Squared length of a band that no sound weights give; float32 cannot hold what scales it to 1.
+constexpr double kTooLong = 1e60;
 
 std::ptrdiff_t stride(std::size_t n) { return static_cast<std::ptrdiff_t>(n); }
 
@@ -182,9 +184,9 @@ void Engine::project(std::size_t texts, std::size_t bands, Workspace &work) cons
             float *band = out + i * width;
             double squares = 0.0;
             for (std::size_t c = 0; c < n; ++c) squares += double{band[c]} * band[c];
-            if (!std::isfinite(squares)) {
+            if (!(squares < kTooLong)) {
                 throw WeightsDamaged(
-                    "the weights give a vector that is not finite; they are damaged");
+                    "the weights give a vector that is not finite, or far too long; they are damaged");
             }
             const auto scale =
                 static_cast<float>(config_.band_weights[b] / std::max(std::sqrt(squares), 1e-12));

@@ -109,7 +109,7 @@ class Chunks:
         self.asked.append(k)
         rows = np.full((1, k + 1), -1)
         rows[0, :k] = np.arange(k)
-        return SearchResult(rows, np.zeros(rows.shape, np.float32), ())
+        return SearchResult(rows, np.zeros(rows.shape, np.float32), np.full(1, 64), ())
 
 
 def test_documents_are_ranked_by_their_best_chunk() -> None:

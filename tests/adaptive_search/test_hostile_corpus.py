@@ -135,7 +135,7 @@ def limited(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         "from adaptive_search.cli import main; main()"
     )
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", program, *arguments]
+    command = [sys.executable, "-I", "-c", program, *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 

@@ -166,7 +166,7 @@ def test_no_worker_outlives_its_parent(misbehaving: Path, end: signal.Signals) -
     )
     parent: Any
     with subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, "-I", "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as parent:
         worker = int(parent.stdout.readline())
         parent.send_signal(end)

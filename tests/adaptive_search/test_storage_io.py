@@ -141,7 +141,7 @@ HOLDER = """
 
 
 def test_lock_dies_with_its_process_and_wait_waits_for_it(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", textwrap.dedent(HOLDER), str(tmp_path)]
+    command = [sys.executable, "-I", "-c", textwrap.dedent(HOLDER), str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"

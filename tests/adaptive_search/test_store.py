@@ -513,7 +513,7 @@ def test_reading_imports_nothing_slow(tmp_path: Path, kit: Any) -> None:
         kit.add(writer, "b", 2)
         writer.commit()
         writer.delete_documents(["a"])
-    command = [sys.executable, "-c", READ, str(store.path)]
+    command = [sys.executable, "-I", "-c", READ, str(store.path)]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

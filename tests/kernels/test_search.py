@@ -225,7 +225,7 @@ def test_a_level_that_is_not_there_is_named() -> None:
         "o = np.ones(1, np.float32); Codes([[np.ones((1, 1), np.float16)]], centre=o, step=o)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, "-I", "-c", script],
         env=os.environ | {"ADAPTIVE_SEARCH_LEVEL": "none"},
         capture_output=True,
         text=True,
