@@ -101,7 +101,8 @@ class KnownDocuments:
         for position in positions:
             self._left[position] = False
         segment, document = self._catalog.numbers(positions[0])
-        return self._hashes[segment][document].tobytes()
+        content_hash: bytes = self._hashes[segment][document].tobytes()
+        return content_hash
 
     def __iter__(self) -> Iterator[str]:
         """Ids of the documents that are left, in the order of their rows."""
