@@ -106,14 +106,15 @@ def read(path: Path, notes: Path, seed: int, stop: Any, results: Connection) -> 
     expected: dict[int, str] = {}
     kept: deque[AdaptiveIndex] = deque(maxlen=KEPT)
     generations: list[int] = []
-    wrong, before = 0, resources()
+    wrong, before, unfinished = 0, resources(), ""
     with notes.open(encoding="ascii") as notebook:
         while not stop.is_set() or not generations:
             if rng.random() < 0.7 or not kept:
                 kept.append(AdaptiveIndex.open(path, threads=1))
             index = rng.choice(kept)
             # What a killed writer did not reach is noted again by the next: the last note counts.
-            for line in notebook.read().splitlines():
+            *lines, unfinished = (unfinished + notebook.read()).split("\n")
+            for line in lines:
                 number, name = line.split()
                 expected[int(number)] = name
             generations.append(index.status().generation)
