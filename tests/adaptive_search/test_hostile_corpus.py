@@ -72,11 +72,11 @@ def sparse(path: Path, head: bytes, size: int) -> None:
         file.truncate(size)
 
 
-def one_line(head: str, piece: str, tail: str = "") -> Callable[[Path], None]:
-    return lambda path: path.write_text(head + piece + tail) and None
+def one_line(head: str, piece: str, tail: str = "") -> Callable[[Path], object]:
+    return lambda path: path.write_text(head + piece + tail)
 
 
-BOMBS: dict[str, Callable[[Path], None]] = {
+BOMBS: dict[str, Callable[[Path], object]] = {
     "bomb.docx": large_docx,
     "entities.docx": lambda path: (
         path.write_bytes(
@@ -98,7 +98,7 @@ BOMBS: dict[str, Callable[[Path], None]] = {
     "columns.csv": one_line("", ",".join(map(str, range(20_000))), "\n"),
     "tags.html": one_line("", "<div>" * 100_000),
     "loop.pdf": one_line("%PDF-1.4\n1 0 obj<</Pages 1 0 R>>endobj\n", "trailer<</Root 1 0 R>>"),
-    "noise.pdf": lambda path: path.write_bytes(os.urandom(100_000)) and None,
+    "noise.pdf": lambda path: path.write_bytes(os.urandom(100_000)),
 }
 
 
@@ -110,8 +110,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "good.txt").write_text("Plants store energy in a leaf.")
     for name, make in BOMBS.items():
         make(root / name)
-    for name in (b"new\nline.txt", b"\x1b[2Jclear.txt", b"\xff\xfe.txt", "\u202egnp.txt".encode()):
-        with open(os.path.join(os.fsencode(root), name), "wb") as file:
+    for raw in (b"new\nline.txt", b"\x1b[2Jclear.txt", b"\xff\xfe.txt", "\u202egnp.txt".encode()):
+        with open(os.path.join(os.fsencode(root), raw), "wb") as file:
             file.write(b"Light is heat.")
     (root / ".gitignore").write_text("*a" * 40 + "b\n[z-a]\n")
     os.mkfifo(root / "pipe.txt")

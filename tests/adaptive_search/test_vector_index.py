@@ -155,7 +155,8 @@ def test_an_index_of_nothing_one_or_all_the_same(tmp_path: Path) -> None:
     hits = index.search_vector(np.ones(DIMS[-1]), 5)
     assert ids(hits) == ["0", "1", "2", "3", "4"]  # ties go by row
     assert [hit.score for hit in hits] == pytest.approx([1] * 5, abs=1e-3)
-    assert not prefix_recall(index.store).is_doubtful
+    found = prefix_recall(index.store)
+    assert found is not None and not found.is_doubtful
     index.delete(map(str, range(50)))
     assert index.status().rows == 0 and index.verify().ok
     index.compact()
@@ -274,9 +275,11 @@ def test_prefixes_are_doubted_where_the_order_means_nothing(tmp_path: Path) -> N
     index = empty(tmp_path)
     index.add_vectors(range(1000), VECTORS[:1000] @ turn)
     found = index.prefix_recall()
+    assert found is not None
     assert found.is_doubtful and found.to_text().endswith("are they Matryoshka vectors?")
     assert found == prefix_recall(index.store)
     index.add_vectors(range(1000), VECTORS[:1000])
     found = index.prefix_recall()
+    assert found is not None
     assert not found.is_doubtful and found.to_text().endswith("(sample of 1,000)")
     assert list(found.kept) == list(DIMS) and found.kept[160] == 1

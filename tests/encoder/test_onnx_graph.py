@@ -16,7 +16,7 @@ onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 Tensors = dict[str, NDArray[np.float32]]
-LENGTHS = (1, 2, 5, 40)
+LENGTHS = [1, 2, 5, 40]
 
 
 @pytest.mark.parametrize("direction", ["causal", "alternating"])

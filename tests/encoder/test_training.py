@@ -397,7 +397,8 @@ def test_parts_that_a_recipe_can_switch_on(
 def test_dropout_follows_the_seed(make_trainer: MakeTrainer, recipe: Recipe) -> None:
     stage = dataclasses.replace(recipe.stages[1], dropout=0.5)
     trainer = make_trainer(recipe)
-    trainer.objective.model.blocks[0].mixer.out_proj.weight.data.normal_()
+    block: Any = trainer.objective.model.blocks[0]
+    block.mixer.out_proj.weight.data.normal_()
     batch = next(trainer._stream(stage, "texts"))
     once, again, other = (
         trainer.objective.backward(stage, 0, batch, seed)["pooled"]

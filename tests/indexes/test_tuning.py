@@ -14,7 +14,12 @@ from adaptive_search.indexes.flat import FunnelSegment
 from adaptive_search.indexes.funnel import Funnel
 from adaptive_search.indexes.plan import Plan
 from adaptive_search.indexes.tuning import tune
-from tests.indexes.test_congruence import DIMS, ENERGY, segments_of, unit_bands
+from tests.indexes.test_congruence import (  # type: ignore
+    DIMS,
+    ENERGY,
+    segments_of,
+    unit_bands,
+)
 
 ROWS = 1200
 
