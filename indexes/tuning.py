@@ -78,7 +78,7 @@ def tune(
     if not len(chooser.picked):  # every row is zero, and neighbours mean nothing
         return Tuned(Plan(dims[0], rows=funnel.rows, recall_target=recall_target))
     heads = [dim for dim in dims if dim <= 2 * dims[0]]
-    flat = chooser.cheapest([Plan(dim) for dim in heads], segments, None)
+    flat, flat_reaches = chooser.cheapest([Plan(dim) for dim in heads], segments, None)
     if not lists:
         return Tuned(flat)
     trained, assigned = train_lists(segments, lists, dims=dims, threads=threads, seed=seed)
@@ -86,9 +86,9 @@ def tune(
         dataclasses.replace(segment, lists=of)
         for segment, of in zip(segments, assigned, strict=True)
     ]
-    probes = [Plan(dims[0], lists=lists, nprobe=n) for n in _NPROBES if n <= lists]
-    plan = chooser.cheapest(probes, listed, trained.means)
-    if chooser.cost(flat) <= chooser.cost(plan):
+    probes = [Plan(dim, lists=lists, nprobe=n) for dim in heads for n in _NPROBES if n <= lists]
+    plan, reaches = chooser.cheapest(probes, listed, trained.means)
+    if not reaches or (flat_reaches and chooser.cost(flat) <= chooser.cost(plan)):
         return Tuned(flat)
     return Tuned(plan, trained, assigned)
 
@@ -122,7 +122,7 @@ class _Chooser:
         plans: Sequence[Plan],
         segments: Sequence[FunnelSegment],
         means: NDArray[np.float16] | None,
-    ) -> Plan:
+    ) -> tuple[Plan, bool]:
         """The cheapest plan that reaches the target, with a shortlist as long as that takes.
 
         Args:
@@ -131,7 +131,8 @@ class _Chooser:
             means: as `Funnel` takes them.
 
         Returns:
-            The plan, with its measurements; the most thorough one if none reaches the target.
+            The plan, with its measurements, and True; the costliest one and False if none
+            reaches the target.
         """
         make = _sharing_codes(
             lambda plan: Funnel(
@@ -158,16 +159,18 @@ class _Chooser:
                 lengths = [plan for plan in lengths if self.cost(plan) < self.cost(best)]
             first = bisect.bisect_left(lengths, True, key=reaches)
             best = lengths[first] if first < len(lengths) else best
+        reached = best is not None
         if best is None:
             best = max((lengths[-1] for lengths in ways), key=self.cost)
         measured = self._recall(make(best), ~chooses).mean() if len(self.picked) > 1 else 0.0
-        return dataclasses.replace(
+        plan = dataclasses.replace(
             best,
             margins=self.margins,
             rows=self.rows,
             recall_target=self.target,
             recall=round(float(measured), 4),
         )
+        return plan, reached
 
     def cost(self, plan: Plan) -> float:
         """Expected time of a query, in codes of one dimension."""

@@ -27,6 +27,7 @@ def index(tmp_path: Path, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(tuning._Chooser, "cost", lambda _, plan: (not plan.lists, plan.shortlist))
     monkeypatch.setattr(tuning, "_SHORTLISTS", (30, 60))
     monkeypatch.setattr(tuning, "_MIN_KEPT", 20)
+    monkeypatch.setattr(tuning, "_CONFIDENCE", -100.0)  # any plan is taken to reach its target
     monkeypatch.setattr(tuning, "_QUESTIONS", 40)
     created = AdaptiveIndex.create(tmp_path / "index", encoder=tiny_encoder, threads=1)
     texts = [f"{WORDS[n % 10]} {WORDS[n // 10 % 10]} {n}" for n in range(ROWS)]
