@@ -94,7 +94,7 @@ def read_queries(path: str | Path) -> list[Query]:
         where = f"{path}:{number}"
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise QueryError(f"{where}: not JSON: {error}") from None
         if not isinstance(record, dict):
             raise QueryError(f"{where}: expected an object with _id and text")

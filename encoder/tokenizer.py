@@ -28,7 +28,7 @@ class Tokenizer:
         if cls_id is None or sep_id is None:
             raise WeightsError("tokenizer.json has no [CLS] and [SEP] tokens")
         self._rust = rust
-        self._cls, self._sep = int(cls_id), int(sep_id)
+        self._cls, self._sep = _ids([cls_id, sep_id])
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
@@ -72,7 +72,7 @@ class Tokenizer:
         """
         encoding = self._rust.encode(_encodable(text), add_special_tokens=False)
         spans = np.asarray(encoding.offsets, dtype=np.int32).reshape(-1, 2)
-        return np.asarray(encoding.ids, dtype=np.int32), spans
+        return _ids(encoding.ids), spans
 
     def frame(self, ids: Ids, *, context: int) -> Ids:
         """Put [CLS] and [SEP] around ids, cutting them to `context` in all."""
@@ -85,7 +85,15 @@ class Tokenizer:
         """Framed ids of each text, cut to `context` tokens."""
         clean = [_encodable(text) for text in texts]
         encodings = self._rust.encode_batch_fast(clean, add_special_tokens=False)
-        return [self.frame(np.asarray(e.ids, dtype=np.int32), context=context) for e in encodings]
+        return [self.frame(_ids(encoding.ids), context=context) for encoding in encodings]
+
+
+def _ids(found: list[int]) -> Ids:
+    """Ids as Rust gives them, which a damaged file may have made larger than any can be."""
+    try:
+        return np.array(found, dtype=np.int32)
+    except OverflowError:
+        raise WeightsError("tokenizer.json gives a word an id above all; copy it again") from None
 
 
 def _encodable(text: str) -> str:

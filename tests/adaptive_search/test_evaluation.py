@@ -39,6 +39,7 @@ def test_reads_queries(tmp_path: Path) -> None:
     ("message", "text"),
     [
         (":2: not JSON", '{"_id": "a", "text": "t"}\n{'),
+        (":1: not JSON", '{"_id":' * 100_000),
         (":1: expected an object", "[]"),
         (":1: expected an object", '{"text": "t"}'),
         (":1: expected an object", '{"_id": "a"}'),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,15 @@ def test_a_vocabulary_without_frame(tmp_path: Path) -> None:
     RustTokenizer(WordPiece({"[UNK]": 0}, unk_token="[UNK]")).save(str(tmp_path / "t.json"))
     with pytest.raises(WeightsError, match=r"\[CLS\] and \[SEP\]"):
         Tokenizer.load(tmp_path / "t.json")
+
+
+@pytest.mark.parametrize("word", ["sun", "[CLS]"])
+def test_ids_that_no_model_has(tokenizer_json: str, tmp_path: Path, word: str) -> None:
+    changed = json.loads(tokenizer_json)
+    changed["model"]["vocab"][word] = 2**32 - 1
+    (tmp_path / "t.json").write_text(json.dumps(changed), encoding="utf-8")
+    with pytest.raises(WeightsError, match="an id above all"):
+        Tokenizer.load(tmp_path / "t.json").encode_batch(["the sun"], context=9)
 
 
 def test_special_tokens_in_a_text_are_plain_text(tokenizer: Tokenizer) -> None:
