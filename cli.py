@@ -171,7 +171,7 @@ def query(
     index_path: Path,
     vector: Path | None,
     k: int,
-    dim: int | None,
+    dim: int | str | None,
     shortlist: int | None,
     granularity: Granularity | None,
     filters: tuple[str, ...],

@@ -51,6 +51,18 @@ class Granularity(click.ParamType):  # type: ignore[type-arg] # generic since cl
             self.fail(str(error), param, ctx)
 
 
+class Dim(click.ParamType):  # type: ignore[type-arg]
+    """A dimension, or auto."""
+
+    name = "dim"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | str:  # noqa: ANN401, D102
+        try:
+            return "auto" if value == "auto" else int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a whole number nor auto", param, ctx)
+
+
 class Dims(click.ParamType):  # type: ignore[type-arg]
     """Nesting dimensions: 256,512,1024."""
 
@@ -160,7 +172,11 @@ def search_options(command: Command) -> Command:
     """The --dim and --shortlist options."""
     for option in (
         click.option("--shortlist", type=click.IntRange(1), help="Candidates of the 64-d stage."),
-        click.option("--dim", type=int, help="Dimension of the final scores: 512, 1536, ..."),
+        click.option(
+            "--dim",
+            type=Dim(),
+            help="Dimension of the final scores: 512, 1536, ...; auto: as high as the query needs.",
+        ),
     ):
         command = option(command)
     return command

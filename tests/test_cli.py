@@ -300,6 +300,12 @@ def test_granularity_is_spelled_as_it_was_given(index: Path, run: Run, granulari
     assert found["granularity"] == granularity
 
 
+def test_query_at_as_many_dimensions_as_it_needs(index: Path, run: Run) -> None:
+    found = run("query", "water of the cell", "--dim", "auto", "-k", "2", "--format", "json").json
+    assert found["dim"] in DIMS and found["hits"][0]["path"] == "water.txt"
+    run("query", "water", "--dim", "many").fails_with(2, "neither a whole number nor auto")
+
+
 def test_shortlist_is_null_only_for_exact_search(index: Path, run: Run) -> None:
     def shortlist(*options: str) -> object:
         return run("query", "water", "--format", "json", *options).json["shortlist"]
