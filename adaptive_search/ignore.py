@@ -35,7 +35,7 @@ class IgnoreRules:
     Attributes:
         layers: (folder the patterns are relative to, patterns), in real paths.
         refused: the lines of this folder's own ignore files, as "path:line", with more than
-            three stars: a hostile one would take years to match.
+            three stars, or three in a row: a hostile one would take years to match.
     """
 
     layers: tuple[tuple[str, GitIgnoreSpec], ...] = ()
@@ -79,7 +79,8 @@ class IgnoreRules:
 
 
 def _is_slow(line: str) -> bool:
-    return not line.startswith("#") and len(_STARS.findall(line)) > _MAX_STARS
+    runs = [] if line.startswith("#") else _STARS.findall(line)
+    return len(runs) > _MAX_STARS or any(len(run) > len("**") for run in runs)
 
 
 def _read_lines(path: Path) -> list[str]:

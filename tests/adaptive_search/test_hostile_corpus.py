@@ -255,3 +255,13 @@ def test_a_tiny_file_takes_a_name_and_a_hash(tmp_path: Path) -> None:
     # Ten million would take 1.3 GB in one folder; the names are those of one folder at a time.
     few, many = (peak_bytes(count, tmp_path / f"{count}") for count in (200, 3200))
     assert (many - few) / 3000 < 130
+
+
+def test_stars_in_a_row_are_not_matched(tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").write_text("*.l" + "*" * 20_000 + "\n**/kept/**\n")
+    (tmp_path / "long.lxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx.txt").write_text("Light is heat.")
+    items = list(read_corpus(tmp_path))
+    assert [item.path for item in items if isinstance(item, Document)] == [
+        "long.lxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx.txt"
+    ]
+    assert [item.path for item in items if isinstance(item, Skipped)] == [".gitignore:1"]
