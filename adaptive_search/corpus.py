@@ -145,7 +145,7 @@ class _Walk:
 
     def _refused(self, rules: IgnoreRules) -> Iterator[Skipped]:
         for line in rules.refused:
-            yield Skipped(self.shown(line), "pattern with more than three stars, or three in a row; split it")
+            yield Skipped(self.shown(line), "pattern with more than three stars, or three in a row")
 
     def shown(self, path: str) -> str:
         """A path as users see it, relative to the root."""
