@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -557,8 +557,9 @@ class AdaptiveIndex:
         encoder, spec = self.encoder, self._store.spec
         tokens = int(spec.chunking.get("max_tokens", CHUNK_TOKENS))
         chunker = Chunker(encoder.tokenizer, max_tokens=tokens, context=encoder.config.context)
-        try:
-            summary = index_documents(
+        return self._changed(
+            partial(
+                index_documents,
                 self._store,
                 encoder,
                 chunker,
@@ -568,11 +569,7 @@ class AdaptiveIndex:
                 wait=wait,
                 report=report,
             )
-        finally:
-            self._refresh()
-        if not summary.interrupted:
-            self._keep_plan()
-        return summary
+        )
 
     def _add_vectors(
         self,
@@ -583,8 +580,12 @@ class AdaptiveIndex:
     ) -> IndexSummary:
         from adaptive_search.indexing import index_vectors
 
+        return self._changed(partial(index_vectors, self._store, batches, wait=wait, report=report))
+
+    def _changed(self, change: Callable[[], IndexSummary]) -> IndexSummary:
+        """Show what a change committed, also before an error, and see that its plan fits."""
         try:
-            summary = index_vectors(self._store, batches, wait=wait, report=report)
+            summary = change()
         finally:
             self._refresh()
         if not summary.interrupted:

@@ -130,6 +130,7 @@ class Funnel:
         self._threads = threads
         live = [_all_rows(segment.live, segment.rows) for segment in segments]
         self._live = np.concatenate(live) if any(s.live is not None for s in segments) else None
+        self._live_rows = self.rows if self._live is None else int(np.count_nonzero(self._live))
 
     def search(
         self,
@@ -176,7 +177,7 @@ class Funnel:
             raise QueryError(f"shortlist={shortlist} must be at least k={k}")
         queries = _check_queries(queries, final)
         mask = self._mask(allowed)
-        eligible = self.rows if mask is None else int(np.count_nonzero(mask))
+        eligible = self._live_rows if mask is self._live else int(np.count_nonzero(mask))
         k = min(k, self.rows)
         if shortlist is None and eligible:
             plan = _widened(plan, self.rows / eligible)

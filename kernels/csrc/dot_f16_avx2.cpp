@@ -1,18 +1,22 @@
 #include <immintrin.h>
 
-#include "dot_f16.h"
+#include "dot_f16_bands.h"
 
 namespace adaptive_search {
 namespace {
 
-// Adds 32 products to the lanes; lanes[r] holds lanes 8r to 8r + 7.
-inline void add_products(__m256* lanes, const std::uint16_t* x, const float* q) {
-    for (int r = 0; r < 4; ++r) {
-        const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x + 8 * r));
-        const __m256 product = _mm256_mul_ps(_mm256_cvtph_ps(half), _mm256_loadu_ps(q + 8 * r));
-        lanes[r] = _mm256_add_ps(lanes[r], product);
+// lanes[r] holds lanes 8r to 8r + 7.
+struct Sums {
+    __m256 lanes[4];
+
+    void add(const std::uint16_t* x, const float* q) {
+        for (int r = 0; r < 4; ++r) {
+            const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x + 8 * r));
+            const __m256 product = _mm256_mul_ps(_mm256_cvtph_ps(half), _mm256_loadu_ps(q + 8 * r));
+            lanes[r] = _mm256_add_ps(lanes[r], product);
+        }
     }
-}
+};
 
 inline float fold(const __m256* lanes) {
     const __m256 low = _mm256_add_ps(lanes[0], lanes[2]);
@@ -27,26 +31,11 @@ inline float fold(const __m256* lanes) {
 
 float dot_f16_avx2(const Band* bands, int nbands, std::int64_t row, const float* query,
                    float* lanes) {
-    __m256 sums[4];
-    for (int r = 0; r < 4; ++r) sums[r] = _mm256_loadu_ps(lanes + 8 * r);
-    for (int b = 0; b < nbands; ++b) {
-        const std::int64_t width = bands[b].width;
-        const std::uint16_t* x = bands[b].data + row * width;
-        std::int64_t j = 0;
-        for (; j + 32 <= width; j += 32) add_products(sums, x + j, query + j);
-        if (j < width) {
-            std::uint16_t x_tail[32] = {};
-            float q_tail[32] = {};
-            for (std::int64_t i = j; i < width; ++i) {
-                x_tail[i - j] = x[i];
-                q_tail[i - j] = query[i];
-            }
-            add_products(sums, x_tail, q_tail);
-        }
-        query += width;
-    }
-    for (int r = 0; r < 4; ++r) _mm256_storeu_ps(lanes + 8 * r, sums[r]);
-    return fold(sums);
+    Sums sums;
+    for (int r = 0; r < 4; ++r) sums.lanes[r] = _mm256_loadu_ps(lanes + 8 * r);
+    add_bands(sums, bands, nbands, row, query);
+    for (int r = 0; r < 4; ++r) _mm256_storeu_ps(lanes + 8 * r, sums.lanes[r]);
+    return fold(sums.lanes);
 }
 
 }  // namespace adaptive_search

@@ -1,17 +1,21 @@
 #include <arm_neon.h>
 
-#include "dot_f16.h"
+#include "dot_f16_bands.h"
 
 namespace adaptive_search {
 namespace {
 
-// Adds 32 products to the lanes; lanes[r] holds lanes 4r to 4r + 3.
-inline void add_products(float32x4_t* lanes, const std::uint16_t* x, const float* q) {
-    for (int r = 0; r < 8; ++r) {
-        const float16x4_t half = vreinterpret_f16_u16(vld1_u16(x + 4 * r));
-        lanes[r] = vaddq_f32(lanes[r], vmulq_f32(vcvt_f32_f16(half), vld1q_f32(q + 4 * r)));
+// lanes[r] holds lanes 4r to 4r + 3.
+struct Sums {
+    float32x4_t lanes[8];
+
+    void add(const std::uint16_t* x, const float* q) {
+        for (int r = 0; r < 8; ++r) {
+            const float16x4_t half = vreinterpret_f16_u16(vld1_u16(x + 4 * r));
+            lanes[r] = vaddq_f32(lanes[r], vmulq_f32(vcvt_f32_f16(half), vld1q_f32(q + 4 * r)));
+        }
     }
-}
+};
 
 inline float fold(const float32x4_t* lanes) {
     float32x4_t sum[4];
@@ -27,26 +31,11 @@ inline float fold(const float32x4_t* lanes) {
 
 float dot_f16_neon(const Band* bands, int nbands, std::int64_t row, const float* query,
                    float* lanes) {
-    float32x4_t sums[8];
-    for (int r = 0; r < 8; ++r) sums[r] = vld1q_f32(lanes + 4 * r);
-    for (int b = 0; b < nbands; ++b) {
-        const std::int64_t width = bands[b].width;
-        const std::uint16_t* x = bands[b].data + row * width;
-        std::int64_t j = 0;
-        for (; j + 32 <= width; j += 32) add_products(sums, x + j, query + j);
-        if (j < width) {
-            std::uint16_t x_tail[32] = {};
-            float q_tail[32] = {};
-            for (std::int64_t i = j; i < width; ++i) {
-                x_tail[i - j] = x[i];
-                q_tail[i - j] = query[i];
-            }
-            add_products(sums, x_tail, q_tail);
-        }
-        query += width;
-    }
-    for (int r = 0; r < 8; ++r) vst1q_f32(lanes + 4 * r, sums[r]);
-    return fold(sums);
+    Sums sums;
+    for (int r = 0; r < 8; ++r) sums.lanes[r] = vld1q_f32(lanes + 4 * r);
+    add_bands(sums, bands, nbands, row, query);
+    for (int r = 0; r < 8; ++r) vst1q_f32(lanes + 4 * r, sums.lanes[r]);
+    return fold(sums.lanes);
 }
 
 }  // namespace adaptive_search
