@@ -1,11 +1,12 @@
-"""Vectors of real passages and questions, for the benchmarks that take files of vectors.
+"""Vectors of real chunks and questions, for the benchmarks that take files of vectors.
 
     python benchmarks/corpus_vectors.py --texts data/text-*.parquet --pairs data/pairs-*.parquet \
         --rows 100000 --questions 1000 --out vectors/
 
-The passages are the `text` column of the first files and the `positive` column of the second, half
-and half where there are enough, each cut to --tokens; the questions are the `query` column of pairs
-whose passage is among them. Written are passages.npy and questions.npy, float16.
+The documents are the `text` column of the first files and the `positive` column of the second, in
+turns; they are cut as `index --chunk-tokens` cuts them, until there are --rows chunks. The
+questions are queries of pairs whose positive was read. Written are passages.npy and questions.npy,
+float16.
 """
 
 from __future__ import annotations
@@ -17,40 +18,45 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from adaptive_search import Encoder
+from adaptive_search.chunking import Chunker
+from adaptive_search.documents import Document
+from adaptive_search.encoder.tokenizer import Ids
 
 BLOCK = 2048
 SEED = 0
 
 
-def column(paths: Sequence[Path], name: str) -> Iterator[str]:
-    """Distinct non-empty values of a text column, in the order of the files."""
-    seen = set()
+def rows(paths: Sequence[Path], *columns: str) -> Iterator[tuple[str, ...]]:
+    """Rows of text columns, in the order of the files."""
     for path in paths:
-        for batch in pq.ParquetFile(path).iter_batches(columns=[name]):
-            for text in batch.column(0).to_pylist():
-                if text.strip() and text not in seen:
-                    seen.add(text)
-                    yield text
+        for batch in pq.ParquetFile(path).iter_batches(columns=list(columns)):
+            yield from zip(*(batch[name].to_pylist() for name in columns), strict=True)
 
 
-def encode(
-    encoder: Encoder, texts: Sequence[str], tokens: int, granularity: int, out: Path
-) -> NDArray[np.float16]:
-    """Encode texts, cut to `tokens`, into a mapped float16 file (texts, dim), block by block."""
-    shape = (len(texts), encoder.dims[-1])
+def chunks(texts: Iterator[str], chunker: Chunker) -> Iterator[Ids]:
+    """Token ids of the chunks of distinct texts."""
+    seen = set()
+    for text in texts:
+        if hash(text) not in seen:
+            seen.add(hash(text))
+            for chunk in chunker.chunks(Document("", "", text)):
+                yield chunk.ids
+
+
+def encode(encoder: Encoder, texts: Iterator[Ids], count: int, granularity: int, out: Path) -> None:
+    """Encode texts into a mapped float16 file (count, dim), block by block."""
+    shape = (count, encoder.dims[-1])
     found = np.lib.format.open_memmap(out, mode="w+", dtype=np.float16, shape=shape)
-    for start in range(0, len(texts), BLOCK):
-        block = encoder.tokenizer.encode_batch(
-            texts[start : start + BLOCK], context=encoder.config.context
-        )
-        cut = [ids[:tokens] for ids in block]
-        found[start : start + BLOCK] = encoder.encode_ids(cut, granularity=granularity)
-        print(f"\r{out.name}: {min(start + BLOCK, len(texts)):,} of {len(texts):,}", end="")
+    start = 0
+    while block := list(itertools.islice(texts, BLOCK)):
+        found[start : start + len(block)] = encoder.encode_ids(block, granularity=granularity)
+        start += len(block)
+        print(f"\r{out.name}: {start:,} of {count:,}", end="", flush=True)
     print()
-    return found
+    if start < count:
+        raise SystemExit(f"the files hold no more than {start:,}; ask for fewer --rows")
 
 
 def main() -> None:
@@ -58,25 +64,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--texts", type=Path, nargs="+", required=True)
     parser.add_argument("--pairs", type=Path, nargs="+", required=True)
-    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--rows", type=int, default=100_000, help="chunks")
     parser.add_argument("--questions", type=int, default=1000)
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=64, help="of a chunk at most")
     parser.add_argument("--granularity", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    positives = list(itertools.islice(column(args.pairs, "positive"), args.rows // 2))
-    passages = list(itertools.islice(column(args.texts, "text"), args.rows - len(positives)))
-    passages += positives
-    rng = np.random.default_rng(SEED)
-    passages = [passages[i] for i in rng.permutation(len(passages))]
-    questions = list(itertools.islice(column(args.pairs, "query"), args.rows // 2))
-    chosen = [questions[i] for i in rng.choice(len(questions), args.questions, replace=False)]
     encoder = Encoder.load(threads=args.threads)
-    options = {"tokens": args.tokens, "granularity": args.granularity}
-    encode(encoder, chosen, out=args.out / "questions.npy", **options)
-    encode(encoder, passages, out=args.out / "passages.npy", **options)
+    queries: list[str] = []
+
+    def documents() -> Iterator[str]:
+        pairs = rows(args.pairs, "query", "positive")
+        for (text,), pair in itertools.zip_longest(
+            rows(args.texts, "text"), pairs, fillvalue=("",)
+        ):
+            if text:
+                yield text
+            if len(pair) == 2:
+                queries.append(pair[0])
+                yield pair[1]
+
+    chunker = Chunker(encoder.tokenizer, max_tokens=args.tokens, context=encoder.config.context)
+    passages = itertools.islice(chunks(documents(), chunker), args.rows)
+    encode(encoder, passages, args.rows, args.granularity, args.out / "passages.npy")
+    distinct = list(dict.fromkeys(query for query in queries if query.strip()))
+    rng = np.random.default_rng(SEED)
+    chosen = [distinct[i] for i in rng.choice(len(distinct), args.questions, replace=False)]
+    ids = encoder.tokenizer.encode_batch(chosen, context=encoder.config.context)
+    cut = (each[: args.tokens] for each in ids)
+    encode(encoder, cut, args.questions, args.granularity, args.out / "questions.npy")
 
 
 if __name__ == "__main__":
