@@ -26,6 +26,8 @@ class Plan:
         kept: how many of these the middle dimension passes on.
         lists: lists that the rows are divided into; 0 for one scan of all codes.
         nprobe: lists that a search scans.
+        tail: with lists, the weight of what the mean of a row's list adds to the score of its
+            head: the product with the query in the coordinates of the mean above the head.
         margins: for each nesting dimension, how far below the last hit a row can lie there and
             still be a hit at full dims, as far as the recall target cares; empty if unmeasured.
         rows: rows when the plan was made; 0 if nothing was measured.
@@ -42,6 +44,7 @@ class Plan:
     rows: int = 0
     recall_target: float = DEFAULT_RECALL
     recall: float = 0.0
+    tail: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse a plan that no funnel can follow."""
@@ -50,6 +53,8 @@ class Plan:
             raise ValueError(f"{self} holds a count that makes no sense")
         if (self.lists > 0) != (self.nprobe > 0):
             raise ValueError("a plan with lists must probe some of them")
+        if not 0 <= self.tail < math.inf or (self.tail > 0 and not self.lists):
+            raise ValueError("the weight of the tail term must be finite, and 0 without lists")
         if not (0 < self.recall_target <= 1 and 0 <= self.recall <= 1):
             raise ValueError("recall must lie between 0 and 1")
 
@@ -64,7 +69,7 @@ class Plan:
 
     def without_lists(self) -> Plan:
         """The plan for a scan of all codes, for when the lists are not there."""
-        return dataclasses.replace(self, lists=0, nprobe=0)
+        return dataclasses.replace(self, lists=0, nprobe=0, tail=0.0)
 
     def for_hits(self, k: int, shortlist: int | None = None) -> Plan:
         """The plan for k hits, or for a shortlist of this length, with lists in proportion."""
@@ -78,6 +83,7 @@ class Plan:
     def to_text(self) -> str:
         """One line for people."""
         probed = f"{self.nprobe} of {self.lists} lists, " if self.lists else ""
+        probed += f"tail {self.tail:g}, " if self.tail else ""
         if not self.rows:
             return f"{self.kind}, {self.head_dim} dims, shortlist {self.shortlist:,}, not measured"
         return (
@@ -91,13 +97,15 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Read what `to_json` wrote.
+        """Read what `to_json` wrote; plans of versions without a tail term have none.
 
         Raises:
             ValueError: the text is no such plan.
         """
         found = json.loads(text)
         fields = {field.name: field for field in dataclasses.fields(cls)}
+        if isinstance(found, dict):
+            found.setdefault("tail", 0.0)
         if not isinstance(found, dict) or found.keys() != fields.keys():
             raise ValueError("the plan has other fields than this program knows")
         return cls(**{name: _value(name, value) for name, value in found.items()})
@@ -108,7 +116,7 @@ def _value(name: str, value: Any) -> Any:  # noqa: ANN401
         if not isinstance(value, list) or not all(_is_number(v) for v in value):
             raise ValueError("margins must be numbers")
         return tuple(float(v) for v in value)
-    if name in ("recall", "recall_target"):
+    if name in ("recall", "recall_target", "tail"):
         if not _is_number(value):
             raise ValueError(f"{name} must be a number")
         return float(value)
