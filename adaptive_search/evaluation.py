@@ -7,7 +7,6 @@ columns query-id, corpus-id and score.
 from __future__ import annotations
 
 import csv
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from adaptive_search.encoder.granularity import Granularity
 from adaptive_search.errors import QueryError
 from adaptive_search.indexes.funnel import SearchResult
+from adaptive_search.json_text import parse_json
 from adaptive_search.metrics import ndcg_at_k, recall_at_k
 
 Qrels = Mapping[str, Mapping[str, int]]  # query id -> document id -> grade
@@ -93,8 +93,8 @@ def read_queries(path: str | Path) -> list[Query]:
     for number, line in read_lines(path):
         where = f"{path}:{number}"
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            record = parse_json(line)
+        except ValueError as error:
             raise QueryError(f"{where}: not JSON: {error}") from None
         if not isinstance(record, dict):
             raise QueryError(f"{where}: expected an object with _id and text")

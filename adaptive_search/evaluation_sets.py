@@ -8,7 +8,6 @@ tab-separated, with a header that names the columns score, sentence1 and sentenc
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from adaptive_search.evaluation import (
     read_queries,
     relevant_documents,
 )
+from adaptive_search.json_text import parse_json
 from adaptive_search.storage_io import hash_file
 
 DEPTH = 100  # documents of a ranking
@@ -199,8 +199,8 @@ def _read_documents(path: Path) -> Iterator[tuple[str, str]]:
 
 def _document(where: str, line: bytes) -> tuple[str, str]:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        record = parse_json(line)
+    except ValueError as error:
         raise CorpusError(f"{where}: not JSON: {error}") from None
     if isinstance(record, dict):
         identity = record.get("_id", record.get("id"))

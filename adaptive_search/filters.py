@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from adaptive_search.arrow_files import damaged
 from adaptive_search.documents import Scalar
 from adaptive_search.errors import QueryError
+from adaptive_search.json_text import parse_json
 from adaptive_search.manifest import CHUNKS_FILE
 
 if TYPE_CHECKING:
@@ -177,8 +178,8 @@ def _readings(value: Value) -> Iterator[Key]:
     yield _key(value)
     if isinstance(value, str):
         try:
-            meant = json.loads(value)
-        except (ValueError, RecursionError):
+            meant = parse_json(value)
+        except ValueError:
             return
         if isinstance(meant, int | float | None) and meant == meant:
             yield _key(meant)
@@ -294,8 +295,8 @@ def _records(segment: Segment) -> tuple[list[dict[str, object]], NDArray[np.int3
         )
         places += [place_of.setdefault(row, len(place_of)) for row in rows]
     try:
-        parsed = json.loads(f"[{','.join(text for _, text in place_of)}]")
-    except (ValueError, RecursionError):
+        parsed = parse_json(f"[{','.join(text for _, text in place_of)}]")
+    except ValueError:
         parsed = []
     if len(parsed) != len(place_of) or not all(isinstance(fields, dict) for fields in parsed):
         raise damaged(segment.directory / CHUNKS_FILE, "has metadata that is no JSON object")

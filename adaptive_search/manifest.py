@@ -25,6 +25,7 @@ from adaptive_search.errors import (
     StoreFormatError,
     StoreVersionError,
 )
+from adaptive_search.json_text import parse_json
 from adaptive_search.storage_io import FileEntry, StorageIO, replace_file
 
 if TYPE_CHECKING:
@@ -240,7 +241,7 @@ def read_manifest(root: Path) -> Manifest:
     try:
         data, committed_ns = _read_bytes(path)
         return dataclasses.replace(_parse(data, path), committed_ns=committed_ns)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise StoreFormatError(
             f"{path}: {error}; restore it from a backup, or index the corpus again"
         ) from None
@@ -263,7 +264,7 @@ def _read_bytes(path: Path) -> tuple[bytes, int]:
 
 
 def _parse(data: bytes, path: Path) -> Manifest:
-    raw = json.loads(
+    raw = parse_json(
         data.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_no_constant
     )
     _require(isinstance(raw, dict), "must be a JSON object")

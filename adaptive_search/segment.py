@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,6 +26,7 @@ from adaptive_search.arrow_files import (
     read_matrix,
 )
 from adaptive_search.errors import DimensionError
+from adaptive_search.json_text import parse_json
 from adaptive_search.manifest import (
     CHUNKS_FILE,
     DOCUMENTS_FILE,
@@ -261,8 +261,8 @@ class Segment:
 
     def _metadata(self, text: str) -> dict[str, Scalar]:
         try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
+            value = parse_json(text)
+        except ValueError:
             value = None
         if not isinstance(value, dict):
             raise damaged(self.directory / CHUNKS_FILE, "has metadata that is no JSON object")

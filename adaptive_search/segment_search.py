@@ -129,7 +129,7 @@ def read_plan(attributes: Mapping[str, Scalar]) -> Plan | None:
     """The plan that a manifest records; None if there is none that this program understands."""
     try:
         return Plan.from_json(str(attributes[PLAN]))
-    except (KeyError, ValueError, RecursionError):
+    except (KeyError, ValueError):
         return None
 
 

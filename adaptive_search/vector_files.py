@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import pyarrow.ipc as ipc
 from numpy.typing import NDArray
 
 from adaptive_search.errors import QueryError
+from adaptive_search.json_text import parse_json
 from adaptive_search.readers.records import scalar_value
 from adaptive_search.vectors import VectorBatch, VectorChecker, query_matrix
 
@@ -150,7 +150,7 @@ def read_query_vector(source: Path | str) -> NDArray[np.float32]:
             value = np.load(source, allow_pickle=False)
         else:
             text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
-            value = json.loads(text)
+            value = parse_json(text)
     if isinstance(value, dict):
         value = value.get("vectors", value.get("vector"))
     is_one = isinstance(value, np.ndarray | list) and np.ndim(value[:1]) == 1

@@ -11,6 +11,7 @@ from typing import Any
 
 from adaptive_search.encoder.granularity import Granularity, granularity_name
 from adaptive_search.errors import DimensionError, QueryError, WeightsError
+from adaptive_search.json_text import parse_json
 
 DIRECTIONS = ("causal", "alternating")
 
@@ -174,8 +175,8 @@ class EncoderConfig:
             WeightsError: the text is not a valid config.
         """
         try:
-            raw = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            raw = parse_json(text)
+        except ValueError as error:
             raise WeightsError(f"encoder config is not JSON: {error}") from None
         if not isinstance(raw, dict):
             raise WeightsError("encoder config must be a JSON object")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from adaptive_search.encoder.recipe import is_turn
 from adaptive_search.encoder.tokenizer import Ids, Tokenizer
 from adaptive_search.errors import TrainingError
+from adaptive_search.json_text import parse_json
 
 POOL_ROWS = 4096  # rows that are put into batches together
 COLUMNS = {"texts": ("text",), "pairs": ("query", "positive")}
@@ -165,14 +166,14 @@ def _jsonl_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, ...
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
-                record = json.loads(line) if line.strip() else {}
+                record = parse_json(line) if line.strip() else {}
                 missing = [c for c in columns if not isinstance(record, dict) or c not in record]
                 if missing:
                     raise TrainingError(f"{path}:{number}: no field {', '.join(missing)}")
                 yield tuple(record[c] for c in columns)
     except json.JSONDecodeError as error:
         raise TrainingError(f"{path}:{number}: not JSON: {error}") from None
-    except (ValueError, OSError, RecursionError) as error:
+    except (ValueError, OSError) as error:
         raise TrainingError(f"{path} cannot be read as JSONL: {error}") from None
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from adaptive_search.encoder.config import EncoderConfig
 from adaptive_search.errors import TrainingError, WeightsError
+from adaptive_search.json_text import parse_json
 
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("bfloat16", "float32")
@@ -152,14 +153,14 @@ class Recipe:
             TrainingError: the file is missing or not a recipe.
         """
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = parse_json(path.read_text(encoding="utf-8"))
             stages = tuple(Stage(**stage) for stage in raw.pop("stages"))
             if not stages:
                 raise TrainingError("stages must hold at least one stage")
             config = EncoderConfig.from_json(json.dumps(raw.pop("config", {})))
             return cls(stages=stages, config=config, **raw)
         except (
-            *(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError),
+            *(OSError, ValueError, TypeError, KeyError, AttributeError),
             *(TrainingError, WeightsError),
         ) as error:
             raise TrainingError(f"{path} is not a training recipe: {error}") from None

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Literal
 
 from adaptive_search.encoder.granularity import Granularity, granularity_name
 from adaptive_search.errors import QueryError, WeightsError
+from adaptive_search.json_text import parse_json
 
 MEASUREMENTS = "measurements.json"
 BYTES_PER_NUMBER = 2  # float16, as an index stores it
@@ -90,7 +90,7 @@ class Measurements:
         path = weights / MEASUREMENTS
         try:
             with path.open("rb") as file:
-                raw = json.loads(file.read(_MAX_FILE_BYTES))
+                raw = parse_json(file.read(_MAX_FILE_BYTES))
             rows = tuple(map(_measurement, raw["rows"]))
             source = raw["source"]
             if not rows or not isinstance(source, str) or not source.isprintable():
@@ -98,7 +98,7 @@ class Measurements:
             if len({(row.dim, row.granularity) for row in rows}) < len(rows):
                 raise ValueError("a dim and granularity occur twice")
             return cls(source, rows)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise WeightsError(
                 f"{path} holds no measurements ({error}); make them with benchmarks/quality.py"
             ) from None

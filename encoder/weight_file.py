@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
+
+from adaptive_search.json_text import parse_json
 
 _DTYPES: dict[str, np.dtype[np.generic]] = {
     "F64": np.dtype("<f8"),
@@ -45,10 +46,7 @@ def read_tensors(data: mmap.mmap | bytes) -> dict[str, NDArray[np.generic]]:
     begin = _LENGTH_BYTES + length
     if begin > len(data):
         raise ValueError("the header is longer than the file")
-    try:
-        header = json.loads(data[_LENGTH_BYTES:begin])
-    except RecursionError:
-        raise ValueError("the header is nested too deeply") from None
+    header = parse_json(data[_LENGTH_BYTES:begin])
     if not isinstance(header, dict):
         raise ValueError("the header is not an object")
     header.pop("__metadata__", None)

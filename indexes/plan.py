@@ -8,6 +8,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from adaptive_search.json_text import parse_json
+
 # Normalised 64-d heads of a trained encoder held 0.92, 0.96 and 0.98 of the true ten best in 200,
 # 500 and 1,000 candidates (38,693 passages).
 DEFAULT_SHORTLIST = 1000
@@ -102,7 +104,7 @@ class Plan:
         Raises:
             ValueError: the text is no such plan.
         """
-        found = json.loads(text)
+        found = parse_json(text)
         fields = {field.name: field for field in dataclasses.fields(cls)}
         if isinstance(found, dict):
             found.setdefault("tail", 0.0)

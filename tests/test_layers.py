@@ -1,4 +1,4 @@
-"""Which part may import which: cli -> adaptive_search -> encoder, indexes -> kernels -> errors."""
+"""Which part may import which: cli -> adaptive_search -> encoder, indexes -> kernels -> errors, json_text."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("encoder", "indexes", "kernels")
+BASE = ("errors", "json_text")  # modules of adaptive_search/ that every part may import
 MAY_IMPORT = {
-    "cli": {"cli", "adaptive_search", "errors"},
-    "adaptive_search": {"adaptive_search", "encoder", "indexes", "kernels", "errors"},
-    "encoder": {"encoder", "kernels", "errors"},
-    "indexes": {"indexes", "kernels", "errors"},
-    "kernels": {"kernels", "errors"},
-    "errors": set(),
+    "cli": {"cli", "adaptive_search", *BASE},
+    "adaptive_search": {"adaptive_search", "encoder", "indexes", "kernels", *BASE},
+    "encoder": {"encoder", "kernels", *BASE},
+    "indexes": {"indexes", "kernels", *BASE},
+    "kernels": {"kernels", *BASE},
+    **dict.fromkeys(BASE, set[str]()),
 }
 
 
 def part_of(path: Path) -> str:
     relative = path.relative_to(ROOT)
-    if relative.parts == ("adaptive_search", "errors.py"):
-        return "errors"
+    if relative.parts[0] == "adaptive_search" and relative.stem in BASE:
+        return relative.stem
     return relative.parts[0] if len(relative.parts) > 1 else relative.stem
 
 
@@ -42,7 +43,7 @@ def target_of(module: str) -> str | None:
     first, *rest = module.split(".")
     if first != "adaptive_search":
         return None
-    if rest and rest[0] in (*FOLDERS, "cli", "errors"):
+    if rest and rest[0] in (*FOLDERS, *BASE, "cli"):
         return rest[0]
     return "adaptive_search"
 

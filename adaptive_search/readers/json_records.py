@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from adaptive_search.documents import Document, Skipped
+from adaptive_search.json_text import TOO_DEEP, shallow_length
 from adaptive_search.readers.encoding import decode
 from adaptive_search.readers.lines import open_lines
 from adaptive_search.readers.records import record_document
@@ -49,12 +50,12 @@ def read_json(source: Source) -> Iterator[Document | Skipped]:
 
 def _list_items(source: Source, text: str, position: int) -> Iterator[Document | Skipped]:
     """Parse the list item by item: the text is held once, the objects one at a time."""
-    number = 0
+    number, shallow = 0, _shallow(text)
     while True:
         number += 1
         try:
-            value, end = _DECODER.raw_decode(text, position)
-        except (ValueError, RecursionError) as error:
+            value, end = _decode(shallow, position, text)
+        except ValueError as error:
             yield source.skipped(number, f"{_reason(error)}; the rest of the list is not read")
             return
         yield _record(source, number, value)
@@ -71,12 +72,31 @@ def _list_items(source: Source, text: str, position: int) -> Iterator[Document |
 def _parse_line(source: Source, number: int, line: str) -> Document | Skipped:
     start = _SPACE.match(line)
     try:
-        value, end = _DECODER.raw_decode(line, start.end() if start else 0)
-    except (ValueError, RecursionError) as error:
+        value, end = _decode(_shallow(line), start.end() if start else 0, line)
+    except ValueError as error:
         return source.skipped(number, _reason(error))
     if line[end:].strip():
         return source.skipped(number, "invalid JSON (more text after the value); fix the line")
     return _record(source, number, value)
+
+
+def _shallow(text: str) -> str:
+    """As much of a text as the decoder may see."""
+    return text[: shallow_length(text)]
+
+
+def _decode(shallow: str, position: int, text: str) -> tuple[object, int]:
+    """The value that begins at a position, and where it ends.
+
+    Raises:
+        ValueError: there is none, or it goes on in the part of the text that nests too deeply.
+    """
+    try:
+        return _DECODER.raw_decode(shallow, position)
+    except json.JSONDecodeError as error:
+        if error.pos < len(shallow) or len(shallow) == len(text):
+            raise
+        raise json.JSONDecodeError(TOO_DEEP, text, error.pos) from None
 
 
 def _record(source: Source, number: int, value: object) -> Document | Skipped:
@@ -89,4 +109,4 @@ def _record(source: Source, number: int, value: object) -> Document | Skipped:
 def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"invalid JSON ({error.msg} at column {error.colno}); fix the record"
-    return "invalid JSON (too deeply nested, or a number too long); fix the record"
+    return "invalid JSON (a number is too long); fix the record"
