@@ -290,6 +290,9 @@ class Funnel:
             nprobe = min(plan.lists, math.ceil(plan.nprobe * math.sqrt(self.rows / eligible)))
             route = _prefix(queries, self._router.dim)
             options |= {"router": self._router, "route_queries": route, "nprobe": nprobe}
+            if plan.tail:
+                tail = _prefix(queries, plan.head_dim + self._tails.shape[1])[:, plan.head_dim :]
+                options |= {"tails": self._tails, "tail_queries": tail * np.float32(plan.tail)}
         return options
 
     @staticmethod
@@ -388,6 +391,12 @@ class Funnel:
     @cached_property
     def _router(self) -> Codes | None:
         return None if self._means is None else router(self._means)
+
+    @cached_property
+    def _tails(self) -> NDArray[np.float16]:
+        """The means of the lists above the head: float16 (lists, d)."""
+        assert self._means is not None
+        return np.ascontiguousarray(self._means[:, self.plan.head_dim :])
 
     @cached_property
     def _searcher(self) -> Searcher:

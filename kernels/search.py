@@ -127,6 +127,8 @@ class Searcher:
         router: Codes | None = None,
         route_queries: NDArray[np.float32] | None = None,
         nprobe: int = 0,
+        tails: NDArray[np.float16] | None = None,
+        tail_queries: NDArray[np.float32] | None = None,
         candidates: NDArray[np.int64] | None = None,
         mask: NDArray[np.bool_] | None = None,
         threads: int = 1,
@@ -146,6 +148,9 @@ class Searcher:
             router: codes of the mean of each list of `heads`; None to scan all lists.
             route_queries: float32 (nq, router.dim).
             nprobe: lists to scan.
+            tails: float16 (lists, w), what rows of a list have in common beyond their codes: the
+                product with it is added to the score of each row.
+            tail_queries: float32 (nq, w), of the scale that head_queries have; for tails.
             candidates: int64 (m,), rows to score for every query, instead of a shortlist.
             mask: bool (rows,), the rows that may be returned; all if None.
             threads: threads to use for several queries.
@@ -161,6 +166,8 @@ class Searcher:
             None if router is None else router.native,
             head_queries,
             route_queries,
+            None if tails is None else tails.view(np.uint16),
+            tail_queries,
             candidates,
             nprobe,
             shortlist,
@@ -184,8 +191,21 @@ def nearest_reference(
     *,
     centre: NDArray[np.float32],
     step: NDArray[np.float32],
+    products: NDArray[np.float32] | None = None,
 ) -> NDArray[np.int64]:
-    """Compute what `Codes.nearest` computes with unit=False, in plain numpy: its definition."""
+    """Find the rows whose codes score best in plain numpy: the definition of a shortlist.
+
+    Args:
+        rows: float32 (n, dim), as they are coded.
+        queries: float32 (nq, dim).
+        k: rows per query.
+        centre: float32 (dim,).
+        step: float32 (dim,).
+        products: float32 (nq, n), of queries with the tails of the rows' lists.
+
+    Returns:
+        int64 (nq, k), best first, equal scores by rising row, -1 behind the last.
+    """
     codes = np.clip(np.rint((rows - centre) / step), -MAX_CODE, MAX_CODE).astype(np.int64)
     found = np.full((len(queries), k), -1, dtype=np.int64)
     for q, query in enumerate(queries):
@@ -193,7 +213,13 @@ def nearest_reference(
         largest = np.abs(scaled).max()
         factor = np.float32(MAX_CODE) / largest if largest > 0 else np.float32(0)
         weights = np.rint(scaled * factor).astype(np.int64)
-        best = np.argsort(-(codes @ weights), kind="stable")[:k]
+        scores = codes @ weights
+        if products is not None:
+            room = 2**31 - 1 - 255 * MAX_CODE * -(-len(step) // 4) * 4
+            with np.errstate(over="ignore"):
+                added = np.nan_to_num(products[q] * factor, posinf=room, neginf=-room)
+            scores += np.rint(np.clip(added.astype(np.float64), -room, room)).astype(np.int64)
+        best = np.argsort(-scores, kind="stable")[:k]
         found[q, : len(best)] = best
     return found
 

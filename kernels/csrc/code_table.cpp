@@ -1,14 +1,21 @@
 #include "code_table.h"
 
 #include <cmath>
+#include <limits>
 #include <new>
 #include <utility>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 namespace adaptive_search {
 namespace {
 
 constexpr std::int32_t kMiddle = 128;
 constexpr float kLargest = 127.0f;
+constexpr std::int64_t kLargestCode = 255, kLargestWeight = 127;
+constexpr std::int64_t kLargestScore = std::numeric_limits<std::int32_t>::max();
 
 // Blocks scored between two looks at the least score: 16 KB of codes of 64 dims, which stay in the
 // first-level cache while the queries of a batch take turns.
@@ -23,6 +30,19 @@ std::int32_t to_code(float value) {
     return static_cast<std::int32_t>((value + kRoom) - kRoom);
 }
 
+// Uninitialised memory, in large pages where it is large: lists are read at random, and each small
+// page would need its own entry in the tables of the processor.
+std::uint8_t* allocate(std::size_t size) {
+    constexpr std::size_t kPage = std::size_t{2} << 20;
+    const std::size_t align = size < 2 * kPage ? std::size_t{kGroupBytes} : kPage;
+    void* memory = std::aligned_alloc(align, std::max(size, align) / align * align + align);
+    if (memory == nullptr) throw std::bad_alloc();
+#if defined(__linux__)
+    if (align == kPage) madvise(memory, size / kPage * kPage, MADV_HUGEPAGE);  // a wish
+#endif
+    return static_cast<std::uint8_t*>(memory);
+}
+
 }  // namespace
 
 CodeTable::CodeTable(std::vector<std::int64_t> list_rows, std::int64_t dim, Scale scale)
@@ -33,77 +53,91 @@ CodeTable::CodeTable(std::vector<std::int64_t> list_rows, std::int64_t dim, Scal
     for (const std::int64_t rows : list_rows) {
         first_block_.push_back(first_block_.back() + (rows + kBlockRows - 1) / kBlockRows);
     }
-    rows_.assign(static_cast<std::size_t>(blocks() * kBlockRows), kPadding);
-    const std::size_t size = static_cast<std::size_t>(blocks() * groups_ * kGroupBytes);
-    codes_.reset(static_cast<std::uint8_t*>(std::aligned_alloc(kGroupBytes, size + kGroupBytes)));
-    if (codes_ == nullptr) throw std::bad_alloc();
-    std::fill_n(codes_.get(), size, static_cast<std::uint8_t>(kMiddle));
-}
-
-std::size_t CodeTable::bytes() const {
-    return static_cast<std::size_t>(blocks() * groups_ * kGroupBytes) +
-           rows_.size() * sizeof rows_[0];
+    data_.reset(allocate(bytes()));
+    std::fill_n(data_.get(), bytes(), static_cast<std::uint8_t>(kMiddle));
+    for (std::int64_t list = 0; list < lists(); ++list) {
+        std::fill_n(rows(list), blocks(list) * kBlockRows, kPadding);
+    }
 }
 
 void CodeTable::put(std::int64_t list, std::int64_t at, std::uint32_t row, const float* x) {
-    const std::int64_t place = first_block_[static_cast<std::size_t>(list)] * kBlockRows + at;
-    rows_[static_cast<std::size_t>(place)] = row;
-    std::uint8_t* codes = codes_.get() + place / kBlockRows * groups_ * kGroupBytes +
-                          place % kBlockRows * kGroupDims;
+    rows(list)[at] = row;
+    std::uint8_t* place = codes(list) + at / kBlockRows * groups_ * kGroupBytes +
+                          at % kBlockRows * kGroupDims;
     const float* centre = scale_.centre.data();
     const float* step = scale_.step.data();
     for (std::int64_t d = 0; d < dim(); ++d) {
-        codes[d / kGroupDims * kGroupBytes + d % kGroupDims] =
+        place[d / kGroupDims * kGroupBytes + d % kGroupDims] =
             static_cast<std::uint8_t>(to_code((x[d] - centre[d]) / step[d]) + kMiddle);
     }
 }
 
-void CodeTable::encode_query(const float* query, std::int8_t* codes) const {
+float CodeTable::encode_query(const float* query, std::int8_t* codes) const {
     std::fill_n(codes, groups_ * kGroupDims, std::int8_t{0});
     float largest = 0.0f;
     for (std::int64_t d = 0; d < dim(); ++d) {
         largest = std::max(largest, std::fabs(query[d] * scale_.step[static_cast<std::size_t>(d)]));
     }
-    if (largest == 0.0f) return;
+    if (largest == 0.0f) return 0.0f;
     const float factor = kLargest / largest;
     for (std::int64_t d = 0; d < dim(); ++d) {
         const float value = query[d] * scale_.step[static_cast<std::size_t>(d)] * factor;
         codes[d] = static_cast<std::int8_t>(to_code(value));
     }
+    return factor;
 }
 
-void CodeTable::scan(const std::int8_t* query, std::int64_t begin, std::int64_t end,
-                     const bool* mask, TopCodes& best) const {
+std::int32_t CodeTable::to_offset(float product, float unit) const {
+    const float value = product * unit;
+    if (std::isnan(value)) return 0;
+    const std::int64_t most = groups_ * kGroupDims * kLargestCode * kLargestWeight;
+    const double room = static_cast<double>(std::max<std::int64_t>(kLargestScore - most, 0));
+    return static_cast<std::int32_t>(
+        std::nearbyint(std::clamp(static_cast<double>(value), -room, room)));
+}
+
+void CodeTable::scan(const std::int8_t* query, std::int64_t list, std::int64_t begin,
+                     std::int64_t end, const std::uint8_t* ahead, const bool* mask,
+                     std::int32_t offset, TopCodes& best) const {
     std::int32_t scores[kScanBlocks * kBlockRows];
     std::int32_t places[kScanBlocks * kBlockRows];
     for (std::int64_t b = begin; b < end; b += kScanBlocks) {
         const std::int64_t count = std::min(kScanBlocks, end - b);
+        const std::int64_t skipped = b * groups_ * kGroupBytes;
+        const std::int64_t least = std::max<std::int64_t>(
+            std::int64_t{best.least()} - offset, std::numeric_limits<std::int32_t>::min());
+        if (least > kLargestScore) return;
         const std::int64_t found =
-            scan_(block(b), count, groups_, query, best.least(), scores, places);
-        const std::uint32_t* rows = rows_.data() + b * kBlockRows;
+            scan_(codes(list) + skipped, count, groups_, query, static_cast<std::int32_t>(least),
+                  ahead + skipped, scores, places);
+        const std::uint32_t* numbers = rows(list) + b * kBlockRows;
         for (std::int64_t i = 0; i < found; ++i) {
-            const std::uint32_t row = rows[places[i]];
-            if (row != kPadding && (mask == nullptr || mask[row])) best.add(scores[i], row);
+            const std::uint32_t row = numbers[places[i]];
+            if (row != kPadding && (mask == nullptr || mask[row])) {
+                best.add(scores[i] + offset, row);
+            }
         }
     }
 }
 
-void CodeTable::prefetch_list(std::int64_t list) const {
-    const std::uint8_t* codes = block(first_block_[static_cast<std::size_t>(list)]);
-    for (std::int64_t at = 0; at < groups_ * kGroupBytes; at += 64) __builtin_prefetch(codes + at);
+void CodeTable::scan_list(const std::int8_t* query, std::int64_t list, std::int64_t next,
+                          const bool* mask, std::int32_t offset, TopCodes& best) const {
+    scan(query, list, 0, blocks(list), codes(next), mask, offset, best);
 }
 
-std::vector<TopCodes> scan_all(const CodeTable& table, const std::int8_t* queries,
-                               std::int64_t count, std::int64_t k, const bool* mask) {
+std::vector<TopCodes> CodeTable::scan_all(const std::int8_t* queries, std::int64_t count,
+                                          std::int64_t k, const bool* mask) const {
     std::vector<TopCodes> best;
     best.reserve(static_cast<std::size_t>(count));
     for (std::int64_t q = 0; q < count; ++q) best.emplace_back(k);
-    for (std::int64_t b = 0; b < table.blocks(); b += kScanBlocks) {
-        const std::int64_t end = std::min(b + kScanBlocks, table.blocks());
-        for (std::size_t q = 0; q < best.size(); ++q) {
-            const std::int8_t* query =
-                queries + static_cast<std::int64_t>(q) * table.groups() * kGroupDims;
-            table.scan(query, b, end, mask, best[q]);
+    for (std::int64_t list = 0; list < lists(); ++list) {
+        for (std::int64_t b = 0; b < blocks(list); b += kScanBlocks) {
+            const std::int64_t end = std::min(b + kScanBlocks, blocks(list));
+            for (std::size_t q = 0; q < best.size(); ++q) {
+                const std::int8_t* query =
+                    queries + static_cast<std::int64_t>(q) * groups_ * kGroupDims;
+                scan(query, list, b, end, codes(list), mask, 0, best[q]);
+            }
         }
     }
     return best;

@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "codes.h"
-#include "dot_f16.h"
 
 namespace adaptive_search {
 
@@ -66,34 +65,39 @@ struct Scale {
     std::vector<float> step;
 };
 
-// The codes, in anonymous memory: what every query reads should not wait for a disk.
+// The codes, in anonymous memory: what every query reads should not wait for a disk. The blocks of a
+// list lie one after the other, and behind them the numbers of its rows, in the order of the codes.
 class CodeTable {
    public:
-    // Rows lie in lists one after the other; each list starts a block.
+    // Each list starts a block.
     CodeTable(std::vector<std::int64_t> list_rows, std::int64_t dim, Scale scale);
 
     std::int64_t dim() const { return static_cast<std::int64_t>(scale_.centre.size()); }
     std::int64_t groups() const { return groups_; }
     std::int64_t lists() const { return static_cast<std::int64_t>(first_block_.size()) - 1; }
-    std::int64_t blocks() const { return first_block_.back(); }
-    std::size_t bytes() const;
+    std::size_t bytes() const { return static_cast<std::size_t>(first_block_.back() * stride()); }
 
     // Stores a row as number `at` of a list. x: float32 (dim,).
     void put(std::int64_t list, std::int64_t at, std::uint32_t row, const float* x);
 
     // The codes of a query: float32 (dim,) to int8 (groups * 4,). The steps of the rows are in them,
-    // and the centre, which adds the same to all scores, is left out.
-    void encode_query(const float* query, std::int8_t* codes) const;
+    // and the centre, which adds the same to all scores, is left out. Gives how much a product of 1
+    // with the rows themselves adds to a score; 0 for a query without length.
+    float encode_query(const float* query, std::int8_t* codes) const;
 
-    // Adds the rows of some blocks, or of a list, to the best; only those that the mask allows.
-    void scan(const std::int8_t* query, std::int64_t begin, std::int64_t end, const bool* mask,
-              TopCodes& best) const;
-    void scan_list(const std::int8_t* query, std::int64_t list, const bool* mask,
-                   TopCodes& best) const {
-        scan(query, first_block_[static_cast<std::size_t>(list)],
-             first_block_[static_cast<std::size_t>(list) + 1], mask, best);
-    }
-    void prefetch_list(std::int64_t list) const;
+    // A product with the rows themselves in the units of scores, so that no sum with a score
+    // overflows. What is no number counts as 0.
+    std::int32_t to_offset(float product, float unit) const;
+
+    // Adds the rows of a list to the best, only those that the mask allows, with `offset` added to
+    // their scores. The list that is scanned next comes from memory meanwhile; itself if none is.
+    void scan_list(const std::int8_t* query, std::int64_t list, std::int64_t next,
+                   const bool* mask, std::int32_t offset, TopCodes& best) const;
+
+    // The best k rows for each query over all lists, a few queries at a time, so that codes come
+    // from memory once for all of them.
+    std::vector<TopCodes> scan_all(const std::int8_t* queries, std::int64_t count, std::int64_t k,
+                                   const bool* mask) const;
 
    private:
     struct Free {
@@ -101,21 +105,29 @@ class CodeTable {
     };
     static constexpr std::uint32_t kPadding = std::numeric_limits<std::uint32_t>::max();
 
-    const std::uint8_t* block(std::int64_t b) const {
-        return codes_.get() + b * groups_ * kGroupBytes;
+    // Bytes of a block with its row numbers.
+    std::int64_t stride() const { return (groups_ + 1) * kGroupBytes; }
+    std::int64_t first_block(std::int64_t list) const {
+        return first_block_[static_cast<std::size_t>(list)];
     }
+    std::int64_t blocks(std::int64_t list) const {
+        return first_block(list + 1) - first_block(list);
+    }
+    std::uint8_t* codes(std::int64_t list) const {
+        return data_.get() + first_block(list) * stride();
+    }
+    std::uint32_t* rows(std::int64_t list) const {
+        return reinterpret_cast<std::uint32_t*>(codes(list) + blocks(list) * groups_ * kGroupBytes);
+    }
+    void scan(const std::int8_t* query, std::int64_t list, std::int64_t begin, std::int64_t end,
+              const std::uint8_t* ahead, const bool* mask, std::int32_t offset,
+              TopCodes& best) const;
 
     Scale scale_;
     std::int64_t groups_;
     std::vector<std::int64_t> first_block_;
-    std::vector<std::uint32_t> rows_;  // of each place; kPadding behind the last row of a list
-    std::unique_ptr<std::uint8_t[], Free> codes_;
+    std::unique_ptr<std::uint8_t[], Free> data_;
     ScanCodes scan_;
 };
-
-// The best k rows for each query over all lists, a few queries at a time, so that codes come from
-// memory once for all of them.
-std::vector<TopCodes> scan_all(const CodeTable& table, const std::int8_t* queries,
-                               std::int64_t count, std::int64_t k, const bool* mask);
 
 }  // namespace adaptive_search

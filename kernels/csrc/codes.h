@@ -12,27 +12,34 @@ namespace adaptive_search {
 constexpr std::int64_t kBlockRows = 16;
 constexpr std::int64_t kGroupDims = 4;
 constexpr std::int64_t kGroupBytes = kBlockRows * kGroupDims;
+// How near prefetched codes come: to the second-level cache, as the first holds what is scanned.
+constexpr int kNear = 2;
 
 // Scores `count` blocks: the score of a row is the sum over the dims of its code (0 to 255) times
 // the query's (-127 to 127), exact in 32 bits. Writes the scores that are at least `least`, and
-// their places counted from the first block, in rising order; gives their number.
+// their places counted from the first block, in rising order; gives their number. As many bytes as
+// the blocks have are prefetched from `ahead` on, which may be any address.
 using ScanCodes = std::int64_t (*)(const std::uint8_t* blocks, std::int64_t count,
                                    std::int64_t groups, const std::int8_t* query,
-                                   std::int32_t least, std::int32_t* scores, std::int32_t* places);
+                                   std::int32_t least, const std::uint8_t* ahead,
+                                   std::int32_t* scores, std::int32_t* places);
 
 std::int64_t scan_codes_reference(const std::uint8_t* blocks, std::int64_t count,
                                   std::int64_t groups, const std::int8_t* query,
-                                  std::int32_t least, std::int32_t* scores, std::int32_t* places);
-std::int64_t scan_codes_avx2(const std::uint8_t* blocks, std::int64_t count, std::int64_t groups,
-                             const std::int8_t* query, std::int32_t least, std::int32_t* scores,
-                             std::int32_t* places);
+                                  std::int32_t least, const std::uint8_t* ahead,
+                                  std::int32_t* scores, std::int32_t* places);
+std::int64_t scan_codes_avx2(const std::uint8_t* blocks, std::int64_t count,
+                             std::int64_t groups, const std::int8_t* query,
+                             std::int32_t least, const std::uint8_t* ahead,
+                             std::int32_t* scores, std::int32_t* places);
 std::int64_t scan_codes_avx512vnni(const std::uint8_t* blocks, std::int64_t count,
                                    std::int64_t groups, const std::int8_t* query,
-                                   std::int32_t least, std::int32_t* scores,
-                                   std::int32_t* places);
-std::int64_t scan_codes_neon(const std::uint8_t* blocks, std::int64_t count, std::int64_t groups,
-                             const std::int8_t* query, std::int32_t least, std::int32_t* scores,
-                             std::int32_t* places);
+                                   std::int32_t least, const std::uint8_t* ahead,
+                                   std::int32_t* scores, std::int32_t* places);
+std::int64_t scan_codes_neon(const std::uint8_t* blocks, std::int64_t count,
+                             std::int64_t groups, const std::int8_t* query,
+                             std::int32_t least, const std::uint8_t* ahead,
+                             std::int32_t* scores, std::int32_t* places);
 
 // The one of the level in force.
 ScanCodes active_scan_codes();

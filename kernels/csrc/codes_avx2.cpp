@@ -40,9 +40,10 @@ inline std::int64_t take(__m256i sums, std::int32_t first, __m256i below, std::i
 
 }  // namespace
 
-std::int64_t scan_codes_avx2(const std::uint8_t* blocks, std::int64_t count, std::int64_t groups,
-                             const std::int8_t* query, std::int32_t least, std::int32_t* scores,
-                             std::int32_t* places) {
+std::int64_t scan_codes_avx2(const std::uint8_t* blocks, std::int64_t count,
+                             std::int64_t groups, const std::int8_t* query,
+                             std::int32_t least, const std::uint8_t* ahead,
+                             std::int32_t* scores, std::int32_t* places) {
     // No score is as low as the least int32, so "above least - 1" may start one higher.
     const __m256i below = _mm256_set1_epi32(least == INT32_MIN ? least : least - 1);
     std::int64_t found = 0;
@@ -52,6 +53,7 @@ std::int64_t scan_codes_avx2(const std::uint8_t* blocks, std::int64_t count, std
         __m256i high = _mm256_setzero_si256();  // rows 8 to 15
         for (std::int64_t g = 0; g < groups; ++g) {
             const std::int8_t* q = query + g * kGroupDims;
+            __builtin_prefetch(ahead + (b * groups + g) * kGroupBytes, 0, kNear);
             const __m256i even = spread(q[0], q[2]), odd = spread(q[1], q[3]);
             low = add_dots(low, block + g * kGroupBytes, even, odd);
             high = add_dots(high, block + g * kGroupBytes + 32, even, odd);

@@ -19,17 +19,20 @@ inline void add_dots(__m512i& sums, const std::uint8_t* codes, const std::int8_t
 
 std::int64_t scan_codes_avx512vnni(const std::uint8_t* blocks, std::int64_t count,
                                    std::int64_t groups, const std::int8_t* query,
-                                   std::int32_t least, std::int32_t* scores,
-                                   std::int32_t* places) {
+                                   std::int32_t least, const std::uint8_t* ahead,
+                                   std::int32_t* scores, std::int32_t* places) {
     const __m512i bound = _mm512_set1_epi32(least);
     const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     std::int64_t found = 0;
     for (std::int64_t b = 0; b < count; ++b) {
         const std::uint8_t* block = blocks + b * groups * kGroupBytes;
+        const std::uint8_t* far = ahead + b * groups * kGroupBytes;
         __m512i even = _mm512_setzero_si512();
         __m512i odd = _mm512_setzero_si512();
         std::int64_t g = 0;
         for (; g + 2 <= groups; g += 2) {
+            __builtin_prefetch(far + g * kGroupBytes, 0, kNear);
+            __builtin_prefetch(far + (g + 1) * kGroupBytes, 0, kNear);
             add_dots(even, block + g * kGroupBytes, query + g * kGroupDims);
             add_dots(odd, block + (g + 1) * kGroupBytes, query + (g + 1) * kGroupDims);
         }

@@ -4,9 +4,10 @@
 
 namespace adaptive_search {
 
-std::int64_t scan_codes_neon(const std::uint8_t* blocks, std::int64_t count, std::int64_t groups,
-                             const std::int8_t* query, std::int32_t least, std::int32_t* scores,
-                             std::int32_t* places) {
+std::int64_t scan_codes_neon(const std::uint8_t* blocks, std::int64_t count,
+                             std::int64_t groups, const std::int8_t* query,
+                             std::int32_t least, const std::uint8_t* ahead,
+                             std::int32_t* scores, std::int32_t* places) {
     std::int64_t found = 0;
     for (std::int64_t b = 0; b < count; ++b) {
         const std::uint8_t* block = blocks + b * groups * kGroupBytes;
@@ -14,6 +15,7 @@ std::int64_t scan_codes_neon(const std::uint8_t* blocks, std::int64_t count, std
         for (int part = 0; part < 4; ++part) {  // four rows at a time
             int32x4_t sum = vdupq_n_s32(0);
             for (std::int64_t g = 0; g < groups; ++g) {
+                if (part == 0) __builtin_prefetch(ahead + (b * groups + g) * kGroupBytes, 0, kNear);
                 const std::int8_t* q = query + g * kGroupDims;
                 const std::int16_t four[4] = {q[0], q[1], q[2], q[3]};
                 const int16x4_t weights = vld1_s16(four);

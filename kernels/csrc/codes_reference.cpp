@@ -4,7 +4,8 @@ namespace adaptive_search {
 
 std::int64_t scan_codes_reference(const std::uint8_t* blocks, std::int64_t count,
                                   std::int64_t groups, const std::int8_t* query,
-                                  std::int32_t least, std::int32_t* scores, std::int32_t* places) {
+                                  std::int32_t least, const std::uint8_t* /*ahead*/,
+                                  std::int32_t* scores, std::int32_t* places) {
     std::int64_t found = 0;
     for (std::int64_t place = 0; place < count * kBlockRows; ++place) {
         const std::uint8_t* block = blocks + place / kBlockRows * groups * kGroupBytes;

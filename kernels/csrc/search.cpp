@@ -71,6 +71,12 @@ void widen(const std::uint16_t* half, std::int64_t count, float* out) {
     }
 }
 
+// Queries in the form of codes, and what a product of 1 adds to each one's scores.
+struct CodedQueries {
+    std::vector<std::int8_t> codes;
+    std::vector<float> units;
+};
+
 // The codes of the lowest dims of all rows.
 class Codes {
    public:
@@ -106,13 +112,14 @@ class Codes {
     const CodeTable& table() const { return table_; }
     std::int64_t rows() const { return rows_; }
 
-    std::vector<std::int8_t> encode(const float* queries, std::int64_t count) const {
+    CodedQueries encode(const float* queries, std::int64_t count) const {
         const std::int64_t stride = table_.groups() * kGroupDims;
-        std::vector<std::int8_t> codes(static_cast<std::size_t>(count * stride));
+        CodedQueries coded{std::vector<std::int8_t>(static_cast<std::size_t>(count * stride)), {}};
         for (std::int64_t q = 0; q < count; ++q) {
-            table_.encode_query(queries + q * table_.dim(), codes.data() + q * stride);
+            coded.units.push_back(table_.encode_query(queries + q * table_.dim(),
+                                                      coded.codes.data() + q * stride));
         }
-        return codes;
+        return coded;
     }
 
     // Writes the k best rows for each query, -1 behind the last.
@@ -126,8 +133,8 @@ class Codes {
         run_ranges(queries.shape(0), kQueriesAtOnce, static_cast<std::size_t>(threads),
                    [&](std::size_t begin, std::size_t end, std::size_t) {
                        const std::int64_t count = size_of(end - begin);
-                       const auto codes = encode(queries.data() + size_of(begin) * table_.dim(), count);
-                       auto best = scan_all(table_, codes.data(), count, k, nullptr);
+                       const auto coded = encode(queries.data() + size_of(begin) * table_.dim(), count);
+                       auto best = table_.scan_all(coded.codes.data(), count, k, nullptr);
                        for (std::size_t q = begin; q < end; ++q) {
                            const auto rows = best[q - begin].rows(true);
                            std::int64_t* out = found.data() + size_of(q) * k;
@@ -192,6 +199,8 @@ struct Request {
     const Codes* router;
     const float* head_queries;
     const float* route_queries;
+    Band tails;  // of each list; without data if scores are those of heads alone
+    const float* tail_queries;
     const float* queries;
     std::int64_t dim;
     const std::vector<std::int64_t>* given;  // candidates of all queries, instead of a shortlist
@@ -214,6 +223,8 @@ class Searcher {
     void search(const Codes* heads, const Codes* router,
                 const std::optional<Input<float, 2>>& head_queries,
                 const std::optional<Input<float, 2>>& route_queries,
+                const std::optional<BandArray>& tails,
+                const std::optional<Input<float, 2>>& tail_queries,
                 const std::optional<Input<std::int64_t, 1>>& candidates, std::int64_t nprobe,
                 std::int64_t shortlist, const std::optional<Input<bool, 1>>& mask,
                 const Input<float, 2>& queries, const Input<std::int64_t, 2>& steps,
@@ -224,6 +235,8 @@ class Searcher {
         Request request{heads,
                         router,
                         nullptr,
+                        nullptr,
+                        {nullptr, 0},
                         nullptr,
                         queries.data(),
                         size_of(queries.shape(1)),
@@ -252,6 +265,7 @@ class Searcher {
             request.given = &given;
         } else {
             check_heads(request, head_queries, route_queries, count);
+            if (tails) check_tails(request, *tails, tail_queries, count);
         }
         if (mask) {
             require(size_of(mask->size()) == cascade_.rows(), "mask needs one value a row");
@@ -325,6 +339,18 @@ class Searcher {
         request.route_queries = route_queries->data();
     }
 
+    static void check_tails(Request& request, const BandArray& tails,
+                            const std::optional<Input<float, 2>>& tail_queries,
+                            std::size_t count) {
+        require(request.router != nullptr && size_of(tails.shape(0)) == request.router->rows(),
+                "tails need lists, one row for each");
+        require(tail_queries.has_value() && tail_queries->shape(0) == count &&
+                    tail_queries->shape(1) == tails.shape(1),
+                "the queries do not fit the tails");
+        request.tails = {tails.data(), size_of(tails.shape(1))};
+        request.tail_queries = tail_queries->data();
+    }
+
     // All of a search for the queries from begin to end.
     void run(const Request& r, std::size_t begin, std::size_t end, double* spent, float* scores,
              std::int64_t* found, std::int64_t* taken) const {
@@ -359,28 +385,45 @@ class Searcher {
                                                              std::int64_t end) {
         const CodeTable& table = r.heads->table();
         const std::int64_t count = end - begin;
-        const auto codes = r.heads->encode(r.head_queries + begin * table.dim(), count);
+        const auto heads = r.heads->encode(r.head_queries + begin * table.dim(), count);
         std::vector<std::vector<std::int64_t>> found;
         if (r.router == nullptr) {
-            for (TopCodes& best : scan_all(table, codes.data(), count, r.shortlist, r.mask)) {
+            for (TopCodes& best : table.scan_all(heads.codes.data(), count, r.shortlist, r.mask)) {
                 found.push_back(best.rows(false));
             }
             return found;
         }
         const CodeTable& router = r.router->table();
         const auto routes = r.router->encode(r.route_queries + begin * router.dim(), count);
-        auto nearest = scan_all(router, routes.data(), count, r.nprobe, nullptr);
+        auto nearest = router.scan_all(routes.codes.data(), count, r.nprobe, nullptr);
         for (std::int64_t q = 0; q < count; ++q) {
-            const auto lists = nearest[static_cast<std::size_t>(q)].rows(true);
-            const std::int8_t* query = codes.data() + q * table.groups() * kGroupDims;
+            const std::size_t at = static_cast<std::size_t>(q);
+            const auto lists = nearest[at].rows(true);
+            const auto offsets = offsets_of(r, begin + q, heads.units[at], lists);
+            const std::int8_t* query = heads.codes.data() + q * table.groups() * kGroupDims;
             TopCodes best(r.shortlist);
             for (std::size_t l = 0; l < lists.size(); ++l) {
-                if (l + 1 < lists.size()) table.prefetch_list(lists[l + 1]);
-                table.scan_list(query, lists[l], r.mask, best);
+                const std::int64_t next = lists[std::min(l + 1, lists.size() - 1)];
+                table.scan_list(query, lists[l], next, r.mask, offsets[l], best);
             }
             found.push_back(best.rows(false));
         }
         return found;
+    }
+
+    // What the tail of each list adds to the scores of its rows for a query.
+    static std::vector<std::int32_t> offsets_of(const Request& r, std::int64_t q, float unit,
+                                                const std::vector<std::int64_t>& lists) {
+        std::vector<std::int32_t> offsets(lists.size(), 0);
+        if (r.tails.data == nullptr) return offsets;
+        const DotF16 dot = active_dot_f16();
+        const float* query = r.tail_queries + q * r.tails.width;
+        for (std::size_t l = 0; l < lists.size(); ++l) {
+            float lanes[kLanes] = {};
+            const float product = dot(&r.tails, 1, lists[l], query, lanes);
+            offsets[l] = r.heads->table().to_offset(product, unit);
+        }
+        return offsets;
     }
 
     std::vector<std::vector<BandArray>> bands_;  // they own what the cascade points to
@@ -411,6 +454,7 @@ void bind_search(nb::module_& m) {
              nb::arg("bands"), nb::arg("lengths"))
         .def("search", &Searcher::search, nb::arg("heads").none(), nb::arg("router").none(),
              nb::arg("head_queries").none(), nb::arg("route_queries").none(),
+             nb::arg("tails").none(), nb::arg("tail_queries").none(),
              nb::arg("candidates").none(), nb::arg("nprobe"), nb::arg("shortlist"),
              nb::arg("mask").none(), nb::arg("queries"), nb::arg("steps"), nb::arg("margins"),
              nb::arg("threads"), nb::arg("scores"), nb::arg("found"), nb::arg("taken"),

@@ -249,6 +249,76 @@ def test_resident_bytes_count_all_that_searches_keep(rows: Array) -> None:
     assert with_lists.resident_bytes >= codes + 5 * len(rows) + means.nbytes
 
 
+def listed(
+    rows: Array, cuts: Sequence[int] = (), *, tail: float = 0.0, live: Array | None = None
+) -> Funnel:
+    """A funnel with six lists, of which the last is empty."""
+    of = np.random.default_rng(0).integers(0, 5, len(rows)).astype(np.uint32)
+    sums = np.stack([rows[of == number].sum(axis=0) for number in range(6)])
+    means = (sums / np.maximum(np.bincount(of, minlength=6), 1)[:, None]).astype(np.float16)
+    segments = [
+        FunnelSegment(segment(part).bands, live=alive, lists=lists)
+        for part, lists, alive in zip(
+            np.split(rows, cuts),
+            np.split(of, cuts),
+            [None] * (len(cuts) + 1) if live is None else np.split(live, cuts),
+            strict=True,
+        )
+    ]
+    plan = Plan(DIMS[0], 100, 40, lists=6, nprobe=4, tail=tail)
+    return Funnel(segments, DIMS, prefix_energy=ENERGY, plan=plan, means=means)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    cuts=st.lists(st.integers(0, 700), max_size=3),
+    tail=st.sampled_from([0.0, 0.25, 3.0, 1e30]),
+    share=st.sampled_from([0.01, 0.3, 1.0]),
+    deleted=st.sampled_from([0.0, 0.2]),
+    dim=st.sampled_from([16, 48, "auto"]),
+    seed=st.integers(0, 9),
+)
+def test_the_tail_of_lists_holds_for_every_way_to_search(
+    cuts: list[int], tail: float, share: float, deleted: float, dim: Any, seed: int
+) -> None:
+    rows, queries = vectors(700, seed), vectors(10, seed + 1)
+    rng = np.random.default_rng(seed)
+    allowed, live = rng.random(700) < share, rng.random(700) >= deleted
+    cuts = sorted(cuts)
+    masks = list(np.split(allowed, cuts))
+    one, many = listed(rows, tail=tail, live=live), listed(rows, cuts, tail=tail, live=live)
+    found = one.search(queries, 7, dim=dim, allowed=[allowed])
+    split = many.search(queries, 7, dim=dim, allowed=masks)
+    np.testing.assert_array_equal(found.rows, split.rows)
+    np.testing.assert_array_equal(found.scores, split.scores)
+    hits = found.rows[found.rows >= 0]
+    assert (allowed & live)[hits].all()
+    assert ((found.rows >= 0).sum(axis=1) == min(7, (allowed & live).sum())).all()
+    for q in range(0, 10, 4):
+        alone = one.search(queries[q : q + 1] * 3, 7, dim=dim, allowed=[allowed])
+        np.testing.assert_array_equal(alone.rows[0], found.rows[q])
+    shared = one.with_plan(listed(rows, tail=0.5).plan).with_plan(one.plan)
+    again = shared.search(queries, 7, dim=dim, allowed=[allowed])
+    np.testing.assert_array_equal(again.rows, found.rows)
+
+
+def test_the_tail_of_lists_finds_what_heads_cannot_tell_apart() -> None:
+    rows = vectors(3000)
+    rows[:, : DIMS[0]] = rows[0, : DIMS[0]]  # all heads are equal
+    of = (rows[:, DIMS[0]] > 0).astype(np.uint32)
+    means = np.stack([rows[of == number].mean(axis=0) for number in (0, 1)]).astype(np.float16)
+    part = FunnelSegment(segment(rows).bands, lists=of)
+    plan = Plan(DIMS[0], 20, 20, lists=2, nprobe=2)
+    plain = Funnel([part], DIMS, prefix_energy=ENERGY, plan=plan, means=means)
+    with_tail = plain.with_plan(Plan(DIMS[0], 20, 20, lists=2, nprobe=2, tail=1.0))
+    queries = np.zeros((2, DIMS[-1]), np.float32)
+    queries[:, 0], queries[:, DIMS[0]] = 1, (4, -4)
+    found = with_tail.search(queries, 20, shortlist=20).rows
+    assert (of[found] == [[1], [0]]).all()
+    found = plain.search(queries, 20, shortlist=20).rows
+    assert (np.sort(found) == np.arange(20)).all()  # equal scores by row
+
+
 def test_everything_deleted(rows: Array, queries: Array) -> None:
     index = Funnel([segment(rows, live=np.zeros(3000, bool))], DIMS, prefix_energy=ENERGY)
     result = index.search(queries, 3, shortlist=10)

@@ -149,6 +149,104 @@ def test_lists_that_are_all_probed_change_nothing() -> None:
     assert (of[one.rows] == nearest).all()
 
 
+def tail_products(tails: Array, queries: Array, of: Array) -> NDArray[np.float32]:
+    """The product of each query with the tail of each row's list, summed as native code does."""
+    lists = len(tails)
+    scores, found = exact_best(queries, [tails], lists)
+    products = np.take_along_axis(scores, np.argsort(found, axis=1), axis=1)
+    return np.asarray(products[:, of], np.float32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 300),
+    cut=st.integers(0, 300),
+    lists=st.integers(1, 12),
+    width=st.integers(1, 70),
+    shortlist=st.integers(1, 60),
+    weight=st.sampled_from([0.0, 0.3, 1.0, 40.0, 1e9, 1e37]),
+    share=st.sampled_from([0.1, 0.6, 1.0]),
+    level=st.sampled_from(_native.levels()),
+    seed=st.integers(0, 50),
+)
+def test_tails_are_added_to_the_scores_of_codes(
+    n: int,
+    cut: int,
+    lists: int,
+    width: int,
+    shortlist: int,
+    weight: float,
+    share: float,
+    level: str,
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    rows, tails = rows_of(n, 24, seed), rows_of(lists, width, seed + 1)
+    of = rng.integers(0, max(1, lists - 1), size=n)  # the last list may be empty
+    mask = rng.random(n) < share
+    queries = rows_of(5, 24, seed + 2).astype(np.float32)
+    tail_queries = (rows_of(5, width, seed + 3) * np.float32(weight)).astype(np.float32)
+    products = tail_products(tails, tail_queries, of)
+    segments = [[part] for part in np.split(rows, [min(cut, n)])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADAPTIVE_SEARCH_LEVEL", level)
+        heads = Codes(segments, **scale(24), unit=False, lists=of, list_count=lists)
+        router = Codes([[tails]], **scale(width), unit=False)
+        # One step that keeps all of the shortlist gives the shortlist.
+        found = Searcher(segments).search(
+            queries,
+            shortlist,
+            steps=[(1, shortlist)],
+            margins=np.full((5, 1), np.inf, np.float32),
+            shortlist=shortlist,
+            heads=heads,
+            head_queries=queries,
+            router=router,
+            route_queries=tail_queries,
+            nprobe=lists,
+            tails=tails,
+            tail_queries=tail_queries,
+            mask=mask,
+        )
+    coded = rows[mask].astype(np.float32)
+    best = nearest_reference(coded, queries, shortlist, **scale(24), products=products[:, mask])
+    names = np.append(np.flatnonzero(mask), -1)
+    np.testing.assert_array_equal(np.sort(found.rows), np.sort(names[best]))
+    if not weight:
+        plain = nearest_reference(coded, queries, shortlist, **scale(24))
+        np.testing.assert_array_equal(best, plain)
+
+
+@pytest.mark.parametrize("hostile", [np.nan, np.inf, -np.inf, 6e4, -6e4])
+def test_tails_beyond_all_bounds_overflow_nothing(hostile: float) -> None:
+    rows = np.sign(rows_of(64, 8)) * np.float16(6e4)
+    tails = np.zeros((4, 8), np.float16)
+    tails[1:3] = hostile
+    of = np.arange(64) % 4
+    queries = np.sign(rows_of(3, 8, 1)).astype(np.float32)
+    heads = Codes([[rows]], **scale(8), unit=False, lists=of, list_count=4)
+    options: dict[str, Any] = {
+        "steps": [(1, 20)],
+        "margins": np.full((3, 1), np.inf, np.float32),
+        "heads": heads,
+        "head_queries": queries,
+        "router": Codes([[tails]], **scale(8), unit=False),
+        "route_queries": queries,
+        "nprobe": 4,
+        "tails": tails,
+    }
+    for tail_queries in (np.full((3, 8), 3e38, np.float32), np.full((3, 8), -1e30, np.float32)):
+        found = Searcher([[rows]]).search(
+            queries, 20, shortlist=20, tail_queries=tail_queries, **options
+        )
+        assert ((found.rows >= 0) & (found.rows < 64)).all()
+        products = tail_products(tails, tail_queries, of)
+        if np.isfinite(hostile):
+            wide = rows.astype(np.float32)
+            best = nearest_reference(wide, queries, 20, **scale(8), products=products)
+            np.testing.assert_array_equal(np.sort(found.rows), np.sort(best))
+
+
 def test_masks_come_before_the_shortlist() -> None:
     case = Case()
     mask = np.zeros(500, bool)
@@ -197,12 +295,35 @@ def test_given_candidates_replace_the_shortlist() -> None:
         ("not a row", {"candidates": np.array([500])}),
         ("not a row", {"candidates": np.array([-1])}),
         ("margins", {"margins": np.ones((9, 2), np.float32)}),
+        ("tails need lists", {"tails": np.ones((1, 4), np.float16)}),
     ],
 )
 def test_wrong_arguments_are_refused(message: str, options: dict[str, Any]) -> None:
     steps = options.pop("steps", [(3, 1)])
     with pytest.raises(ValueError, match=message):
         Case().search(steps, **options)
+
+
+@pytest.mark.parametrize(
+    ("message", "options"),
+    [
+        ("do not fit the tails", {"tail_queries": None}),
+        ("do not fit the tails", {"tail_queries": np.ones((9, 5), np.float32)}),
+        ("do not fit the tails", {"tail_queries": np.ones((8, 4), np.float32)}),
+        ("tails need lists", {"tails": np.ones((2, 4), np.float16)}),
+    ],
+)
+def test_tails_that_fit_no_lists_are_refused(message: str, options: dict[str, Any]) -> None:
+    fitting: dict[str, Any] = {
+        "router": Codes([[rows_of(1, 16)]], **scale(16)),
+        "route_queries": np.ones((9, 16), np.float32),
+        "nprobe": 1,
+        "tails": np.ones((1, 4), np.float16),
+        "tail_queries": np.ones((9, 4), np.float32),
+    }
+    Case().search([(3, 1)], **fitting)
+    with pytest.raises(ValueError, match=message):
+        Case().search([(3, 1)], **(fitting | options))
 
 
 def test_parts_that_do_not_fit_are_refused() -> None:
