@@ -419,6 +419,25 @@ def repair(index_path: Path, drop_damaged: bool, wait: bool, output: str) -> Non
 
 
 @main.command()
+@click.argument("ids", nargs=-1, required=True)
+@index_option
+@click.option("--wait", is_flag=True, help="Wait for another writer instead of failing.")
+@format_option("table", "json")
+def delete(ids: tuple[str, ...], index_path: Path, wait: bool, output: str) -> None:
+    """Delete documents by IDS, as hits name them. A single - reads one a line from stdin.
+
+    A document that is still in the corpus comes back with the next `index`.
+    """
+    names = _read_stdin().split("\n") if ids == ("-",) else map(_decoded, ids)
+    asked = dict.fromkeys(name for name in names if name)
+    opened = _open(index_path)
+    count = opened.delete(asked, wait=wait)
+    generation = opened.status().generation
+    record = {"generation": generation, "deleted": count, "unknown": len(asked) - count}
+    _print_record(record, output)
+
+
+@main.command()
 @index_option
 @click.option("--wait", is_flag=True, help="Wait for another writer instead of failing.")
 def compact(index_path: Path, wait: bool) -> None:

@@ -720,6 +720,23 @@ def test_status_verify_compact_and_export(index: Path, here: Path, run: Run) -> 
 
 
 def test_verify_names_damage(index: Path, run: Run) -> None:
+def test_delete_takes_ids_and_says_how_many_there_were(index: Path, run: Run) -> None:
+    before = run("status", "--format", "json").json
+    result = run("delete", "plants.txt", "plants.txt", "never", "--format", "json")
+    assert result.json == {"generation": before["generation"] + 1, "deleted": 1, "unknown": 1}
+    assert "plants.txt" not in run("query", "plants", "--format", "jsonl").out
+    assert run("delete", "never", "--wait").out.split()[-4:] == ["deleted", "0", "unknown", "1"]
+    again = run("index", "corpus", "--format", "json").json
+    assert (again["indexed"], again["unchanged"]) == (1, 2)  # its file is still there
+    piped = run("delete", "-", "--format", "json", stdin=b"plants.txt\n\ndeep/sun.md\n").json
+    assert (piped["deleted"], piped["unknown"]) == (2, 0)
+    run("delete").fails_with(2, "IDS")
+    run("delete", "a", "--index", "nowhere").fails_with(1, "nowhere is not an index")
+    with AdaptiveIndex.open(index).store.writer():
+        run("delete", "water.txt").fails_with(1, "--wait")
+    assert run("status", "--format", "json").json["documents"] == 1
+
+
     band = next(index.glob("segments/*/band_0064.arrow"))
     data = bytearray(band.read_bytes())
     data[len(data) // 2] ^= 1
