@@ -719,7 +719,6 @@ def test_status_verify_compact_and_export(index: Path, here: Path, run: Run) -> 
     run("export", "--onnx", "model", "--dim", "65").fails_with(1)
 
 
-def test_verify_names_damage(index: Path, run: Run) -> None:
 def test_delete_takes_ids_and_says_how_many_there_were(index: Path, run: Run) -> None:
     before = run("status", "--format", "json").json
     result = run("delete", "plants.txt", "plants.txt", "never", "--format", "json")
@@ -737,6 +736,7 @@ def test_delete_takes_ids_and_says_how_many_there_were(index: Path, run: Run) ->
     assert run("status", "--format", "json").json["documents"] == 1
 
 
+def test_verify_names_damage(index: Path, run: Run) -> None:
     band = next(index.glob("segments/*/band_0064.arrow"))
     data = bytearray(band.read_bytes())
     data[len(data) // 2] ^= 1
