@@ -266,8 +266,7 @@ class Funnel:
     def _levels(self, dim: int, plan: Plan, *, auto: bool) -> list[int]:
         """Nesting dimensions to score candidates at, by number: the middle one, then the final."""
         final = self.dims.index(dim)
-        least = max(_MIDDLE_FACTOR * self.dims[0], plan.head_dim + 1)
-        middle = next((i for i, d in enumerate(self.dims) if d >= least), final)
+        middle = middle_level(self.dims, plan.head_dim)
         if auto:
             return list(range(min(middle, final), final + 1))
         return [middle, final] if middle < final and plan.kept < plan.shortlist else [final]
@@ -408,6 +407,12 @@ class Funnel:
         """Unit prefixes, divided by the length that the prefixes of all rows share."""
         unit = unit_rows(queries[:, : self.dims[level]])
         return unit if self._energy is None else unit * np.float32(self._energy[level] ** -0.5)
+
+
+def middle_level(dims: Sequence[int], head_dim: int) -> int:
+    """Number of the nesting dimension of the middle stage; the last where none is large enough."""
+    least = max(_MIDDLE_FACTOR * dims[0], head_dim + 1)
+    return next((i for i, dim in enumerate(dims) if dim >= least), len(dims) - 1)
 
 
 def _widened(plan: Plan, rarity: float) -> Plan:
