@@ -93,6 +93,10 @@ class KnownDocuments:
         """Documents that are left."""
         return self._left.count(1)
 
+    def __contains__(self, document_id: object) -> bool:
+        """Whether the index has a document, ticked off or not."""
+        return isinstance(document_id, str) and bool(self._catalog.positions(document_id))
+
     def pop(self, document_id: str) -> bytes | None:
         """Tick a document off; gives its content hash, or None where it is not known."""
         positions = [at for at in self._catalog.positions(document_id) if self._left[at]]

@@ -77,7 +77,7 @@ class Chunker:
         if not 0 <= overlap <= max_tokens // 4:
             raise ValueError(f"overlap={overlap} must be from 0 to max_tokens / 4")
         self._tokenizer = tokenizer
-        self._max_tokens = max_tokens
+        self.max_tokens = max_tokens
         self._overlap = overlap
         # Title and heading may take a quarter; what is longer is cut, being context only.
         self._max_context = max_tokens // 4
@@ -100,7 +100,7 @@ class Chunker:
         """(first character, one past the last, ids, ids of its context) of each chunk."""
         text, title = window.text, window.title
         ids, spans = self._tokenizer.tokenize(text)
-        if len(ids) + len(title) + 2 <= self._max_tokens and not window.heading:
+        if len(ids) + len(title) + 2 <= self.max_tokens and not window.heading:
             window.heading = _last_heading(text, window.kind)
             yield 0, len(text), ids, title
             return
@@ -111,7 +111,7 @@ class Chunker:
         while True:
             heading = _heading_at(found, places, first, window.heading)
             context = self._context(title, heading)
-            budget = self._max_tokens - 2 - len(context)
+            budget = self.max_tokens - 2 - len(context)
             cut = _next_cut(levels, start, budget)
             last = _cut_character(text, spans, cut)
             yield first, last, ids[start:cut], context
@@ -133,7 +133,7 @@ class Chunker:
         # A chunk that begins with its title has no need to hear it twice.
         if len(context) and not np.array_equal(context, body[: len(context)]):
             body = np.concatenate([context, body])
-        return self._tokenizer.frame(body, context=self._max_tokens)
+        return self._tokenizer.frame(body, context=self.max_tokens)
 
 
 @dataclass(slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from adaptive_search.errors import CorpusError
 from adaptive_search.id_set import IdSet
 from adaptive_search.ignore import IgnoreRules, compile_patterns
 from adaptive_search.manifest import FORMAT, MANIFEST_FILE
-from adaptive_search.readers.formats import read_file
+from adaptive_search.readers.formats import least_text, read_file
 from adaptive_search.readers.source import Source, failure_reason
 
 MAX_FILE_BYTES = 64 << 20
@@ -49,13 +50,50 @@ def read_corpus(
     """
     if max_file_bytes < 1:
         raise CorpusError(f"max_file_bytes={max_file_bytes} must be at least 1")
-    walk = _Walk(
+    return _unique(_read_files(_walk(root, include, exclude, hidden), max_file_bytes))
+
+
+def least_new_text(
+    root: Path,
+    known: Container[str],
+    *,
+    is_first: bool,
+    max_file_bytes: int = MAX_FILE_BYTES,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    hidden: bool = False,
+) -> int:
+    """Bytes of text that a corpus adds to an index, at the least, by the names and sizes of files.
+
+    Args:
+        root: a folder, or a single file.
+        known: paths that count nothing, because the index has them.
+        is_first: whether the index is empty; else files of records count nothing.
+        max_file_bytes: as for `read_corpus`, like the others.
+        include: see there.
+        exclude: see there.
+        hidden: see there.
+
+    Raises:
+        CorpusError: root is missing, cannot be read, or is an index.
+    """
+    walk = _walk(root, include, exclude, hidden)
+    total = 0
+    for entry in walk.entries():
+        if isinstance(entry, str) and walk.shown(entry) not in known:
+            with suppress(OSError):
+                size = os.lstat(entry).st_size
+                total += least_text(entry, size, max_file_bytes, records=is_first)
+    return total
+
+
+def _walk(root: Path, include: Sequence[str], exclude: Sequence[str], hidden: bool) -> _Walk:
+    return _Walk(
         check_corpus(root),
         compile_patterns(include) if include else None,
         compile_patterns(exclude) if exclude else None,
         hidden,
     )
-    return _unique(_read_files(walk, max_file_bytes))
 
 
 def check_corpus(root: Path) -> Path:

@@ -235,7 +235,7 @@ class AdaptiveIndex:
             CorpusError: the corpus is missing, unreadable, or holds nothing to index.
             StoreError: the index mirrors another corpus, is being written, or the disk refuses.
         """
-        from adaptive_search.corpus import read_corpus
+        from adaptive_search.corpus import least_new_text, read_corpus
 
         root = Path(corpus).resolve()
         documents = read_corpus(root, **reading)
@@ -245,7 +245,14 @@ class AdaptiveIndex:
                 f"{self.path} mirrors {known}; indexing {root} into it would delete that. "
                 "Choose another index directory"
             )
-        return self._index(documents, prune=True, corpus=str(root), wait=wait, report=report)
+        return self._index(
+            documents,
+            prune=True,
+            attributes={CORPUS: str(root)},
+            least_text=partial(least_new_text, root, **reading),
+            wait=wait,
+            report=report,
+        )
 
     def add_texts(
         self,
@@ -271,7 +278,7 @@ class AdaptiveIndex:
         from adaptive_search.indexing import text_documents
 
         documents = text_documents(self.path, texts, ids, metadata)
-        return self._index(documents, prune=False, wait=wait)
+        return self._index(documents, prune=False, attributes={}, wait=wait)
 
     def add_vectors(
         self,
@@ -332,7 +339,7 @@ class AdaptiveIndex:
 
         file = VectorFile(Path(path), id_column, vector_column)
         batches = file.batches(VectorChecker(self._store.spec))
-        return self._add_vectors(batches, wait=wait, report=report)
+        return self._add_vectors(batches, rows=file.rows, wait=wait, report=report)
 
     def delete(self, document_ids: Iterable[str], *, wait: bool = False) -> int:
         """Delete documents by id; gives how many there were. Unknown ids are ignored."""
@@ -545,11 +552,7 @@ class AdaptiveIndex:
     def _index(
         self,
         documents: Iterable[Document | Skipped],
-        *,
-        prune: bool,
-        wait: bool,
-        corpus: str | None = None,
-        report: Callable[[IndexSummary], None] = lambda _: None,
+        **options: Any,  # noqa: ANN401
     ) -> IndexSummary:
         from adaptive_search.chunking import Chunker
         from adaptive_search.indexing import index_documents
@@ -558,29 +561,17 @@ class AdaptiveIndex:
         tokens = int(spec.chunking.get("max_tokens", CHUNK_TOKENS))
         chunker = Chunker(encoder.tokenizer, max_tokens=tokens, context=encoder.config.context)
         return self._changed(
-            partial(
-                index_documents,
-                self._store,
-                encoder,
-                chunker,
-                documents,
-                prune=prune,
-                attributes={CORPUS: corpus} if corpus else {},
-                wait=wait,
-                report=report,
-            )
+            partial(index_documents, self._store, encoder, chunker, documents, **options)
         )
 
     def _add_vectors(
         self,
         batches: Iterable[VectorBatch],
-        *,
-        wait: bool,
-        report: Callable[[IndexSummary], None] = lambda _: None,
+        **options: Any,  # noqa: ANN401
     ) -> IndexSummary:
         from adaptive_search.indexing import index_vectors
 
-        return self._changed(partial(index_vectors, self._store, batches, wait=wait, report=report))
+        return self._changed(partial(index_vectors, self._store, batches, **options))
 
     def _changed(self, change: Callable[[], IndexSummary]) -> IndexSummary:
         """Show what a change committed, also before an error, and see that its plan fits."""

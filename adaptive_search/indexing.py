@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from adaptive_search.chunking import Chunk, Chunker
 from adaptive_search.documents import Document, Scalar, Skipped, is_text
@@ -31,6 +32,14 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS = 16_384
 MAX_NUMBER_DIGITS = 18  # of a document id that counts as a running number
+BYTES_PER_TOKEN = 8  # of text, at the most: prose has 4 to 5
+
+
+class LeastText(Protocol):
+    """Bytes of text that are new to an index, at the least; see `corpus.least_new_text`."""
+
+    def __call__(self, known: Container[str], *, is_first: bool) -> int:
+        """Of a corpus, given the ids that the index has, and whether it is empty."""
 
 
 @dataclass
@@ -69,6 +78,7 @@ def index_documents(
     *,
     prune: bool,
     attributes: Mapping[str, Scalar],
+    least_text: LeastText = lambda *_, **__: 0,
     wait: bool = False,
     report: Callable[[IndexSummary], None] = lambda _: None,
 ) -> IndexSummary:
@@ -84,6 +94,8 @@ def index_documents(
         prune: the documents are the whole corpus: delete those that vanished from it. A
             file that could not be read keeps the rows it has.
         attributes: what to record in the manifest with the first document.
+        least_text: bytes of text that the documents bring at the least, given those that the
+            index has. It is asked once, before anything is encoded.
         wait: wait for another writer instead of refusing.
         report: called with the running summary after each batch.
 
@@ -96,9 +108,8 @@ def index_documents(
     begin = time.perf_counter()
     try:
         with store.writer(wait=wait) as writer, _storing_thread() as thread:
-            _Run(writer, encoder, chunker, thread, attributes, summary, report).add(
-                documents, prune=prune
-            )
+            run = _Run(writer, encoder, chunker, thread, attributes, summary, report, least_text)
+            run.add(documents, prune=prune)
     except KeyboardInterrupt:
         summary.interrupted = True
         # What was read and not committed will be read again.
@@ -111,6 +122,7 @@ def index_vectors(
     store: Store,
     batches: Iterable[VectorBatch],
     *,
+    rows: int = 0,
     wait: bool = False,
     report: Callable[[IndexSummary], None] = lambda _: None,
 ) -> IndexSummary:
@@ -122,6 +134,8 @@ def index_vectors(
     Args:
         store: the index.
         batches: checked rows, each a document of its own.
+        rows: how many there are in all, if that is known; an empty index then sees at once whether
+            the disk takes them.
         wait: wait for another writer instead of refusing.
         report: called with the running summary after each batch.
 
@@ -133,6 +147,8 @@ def index_vectors(
     try:
         with store.writer(wait=wait) as writer, _storing_thread() as thread:
             known = writer.known_documents()
+            if not len(known):
+                writer.check_space(rows, text_bytes=0)
             try:
                 for batch in batches:
                     thread.submit(_store_vectors, writer, known, batch, summary).result()
@@ -157,6 +173,7 @@ def _store_vectors(
     rows = [batch.rows[at] for at in changed]
     if rows:
         hashes = {row.document_id: row.content_hash for row in rows}
+        writer.check_space(len(rows))
         writer.append(rows, batch.vectors[changed], hashes)
     summary.seen += len(batch.rows)
     summary.indexed += len(rows)
@@ -253,14 +270,16 @@ class _Run:
     attributes: Mapping[str, Scalar]
     summary: IndexSummary
     report: Callable[[IndexSummary], None]
+    least_text: LeastText
     whole: bool = True  # the document stored last is complete
     unread: set[str] = field(default_factory=set)  # paths that keep their rows
 
     def add(self, documents: Iterable[Document | Skipped], *, prune: bool) -> None:
         """Store and commit documents; after Ctrl-C those that are complete."""
         known = self.writer.known_documents()
+        check = partial(self._check_space, known, is_first=not len(known))
         try:
-            self._store_all(self._changed(documents, known))
+            self._store_all(self._changed(documents, known), check)
             if prune and not self.summary.seen:
                 raise CorpusError(
                     "the corpus holds no files to index; hidden, ignored and excluded files do "
@@ -271,17 +290,25 @@ class _Run:
             self.thread.submit(self._commit_complete).result()
             raise
 
-    def _store_all(self, documents: Iterable[Document]) -> None:
+    def _store_all(self, documents: Iterable[Document], check: Callable[[], None]) -> None:
         """Cut the next batch while the one before is encoded and stored."""
         pending: Future[None] | None = None
         for batch in self._batches(documents):
-            if pending is not None:
+            if pending is None:
+                check()
+            else:
                 pending.result()
                 self.report(self.summary)
             pending = self.thread.submit(self._store, batch)
         if pending is not None:
             pending.result()
             self.report(self.summary)
+
+    def _check_space(self, known: KnownDocuments, *, is_first: bool) -> None:
+        """Refuse a run that the disk cannot take to its end, before the time is spent."""
+        chunk_bytes = self.chunker.max_tokens * BYTES_PER_TOKEN
+        chunks = self.least_text(known, is_first=is_first) // chunk_bytes
+        self.writer.check_space(chunks, text_bytes=chunk_bytes)
 
     def _changed(
         self, documents: Iterable[Document | Skipped], known: KnownDocuments

@@ -65,6 +65,22 @@ class VectorFile:
                 return int(query_matrix(vectors[:1]).shape[1])
         raise QueryError(f"{self.path} holds no vectors")
 
+    @cached_property
+    def rows(self) -> int:
+        """Vectors in the file; 0 where only reading it would tell.
+
+        Raises:
+            QueryError: the file cannot be read.
+        """
+        with _reading(self.path):
+            if self.path.suffix == NUMPY:
+                return len(self._matrix_of_rows())
+            if self.path.suffix == PARQUET:
+                import pyarrow.parquet as parquet
+
+                return int(parquet.read_metadata(self.path).num_rows)
+        return 0
+
     def batches(self, checker: VectorChecker) -> Iterator[VectorBatch]:
         """All rows, checked.
 
@@ -87,12 +103,16 @@ class VectorFile:
             yield from self._matrix() if self.path.suffix == NUMPY else self._columns()
 
     def _matrix(self) -> Iterator[Part]:
-        matrix = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        if getattr(matrix, "ndim", None) != 2:
-            raise QueryError(f"{self.path} holds no matrix of the shape (number, width)")
+        matrix = self._matrix_of_rows()
         for start in range(0, len(matrix), READ_ROWS):
             rows = matrix[start : start + READ_ROWS]
             yield range(start, start + len(rows)), rows, [{}] * len(rows), [None] * len(rows)
+
+    def _matrix_of_rows(self) -> NDArray[Any]:
+        matrix: NDArray[Any] = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        if getattr(matrix, "ndim", None) != 2:
+            raise QueryError(f"{self.path} holds no matrix of the shape (number, width)")
+        return matrix
 
     def _columns(self) -> Iterator[Part]:
         own = (self.id_column, self.vector_column, TEXT_COLUMN)

@@ -48,9 +48,24 @@ _EXTENSIONS: tuple[tuple[str, Reader], ...] = (
     ),
 )
 _READERS = {f".{name}": reader for names, reader in _EXTENSIONS for name in names.split()}
+_STREAMED = tuple(f".{name}" for name in "csv tsv tab jsonl ndjson".split())
 _HTML = re.compile(
     rb"\s*(?:<!--.{0,500}?-->\s*)?<(?:!doctype\s+html|html|head|body)\b", re.I | re.S
 )
+
+
+def least_text(path: str, size: int, max_bytes: int, *, records: bool) -> int:
+    """How much of a file of this name and size will be indexed as text, at the least.
+
+    Files that the name alone does not tell to be text count nothing; those of records, if they
+    count, half of what they take, since they have other fields.
+    """
+    extension = os.path.splitext(path)[1].lower()
+    if extension in _STREAMED:
+        return size // 2 if records else 0
+    reader = _READERS.get(extension)
+    is_text = isinstance(reader, partial) and reader.func is read_text
+    return size if is_text and size <= max_bytes else 0
 
 
 def read_file(source: Source) -> Iterator[Document | Skipped]:

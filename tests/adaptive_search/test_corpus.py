@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from adaptive_search import corpus
-from adaptive_search.corpus import read_corpus
+from adaptive_search.corpus import least_new_text, read_corpus
 from adaptive_search.documents import Document, Skipped
 from adaptive_search.errors import CorpusError
 
@@ -257,3 +257,19 @@ def test_folders_deeper_than_the_stack_are_walked(tmp_path: Path) -> None:
         deep = deep / "d"
     put(deep, "a.txt")
     assert read(tmp_path)[0] == ["d/" * 300 + "a.txt"]
+
+
+def test_new_text_is_what_is_text_by_its_name_and_not_known(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.MD", "deep/c.py", "known.txt", "x.bin", "x.pdf", "no_extension"):
+        put(tmp_path, name, "0123456789")
+    put(tmp_path, "r.jsonl", "0123456789" * 2)
+    put(tmp_path, "long.txt", "0" * 101)
+    put(tmp_path, "skipped/d.txt", "0123456789")
+    (tmp_path / "link.txt").symlink_to("a.txt")
+
+    def text(*, is_first: bool) -> int:
+        options = {"max_file_bytes": 100, "exclude": ["skipped"]}
+        return least_new_text(tmp_path, {"known.txt"}, is_first=is_first, **options)
+
+    assert text(is_first=True) == 40
+    assert text(is_first=False) == 30

@@ -233,7 +233,7 @@ def test_documents_are_read_only_as_fast_as_they_are_stored(
             yield Document(f"{number}", f"{number}", "plants store energy in a leaf")
 
     monkeypatch.setattr("adaptive_search.corpus.read_corpus", read)
-    index.add(index.path, report=count)
+    index.add(index.path.parent, report=count)
     assert max(ahead) <= 4
 
 
@@ -245,3 +245,25 @@ def test_a_full_disk_is_noticed_before_anything_is_encoded(
     with pytest.raises(StoreError, match="free some space"):
         index.add(corpus)
     assert len(index) == 0
+
+
+def test_a_run_that_the_disk_cannot_take_is_refused_before_anything_is_encoded(
+    index: AdaptiveIndex, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add(corpus)
+    big = corpus / "z.txt"
+    big.write_text(long_text(0))  # 90 KB: 360 chunks of 32 tokens at the least, of 3.3 KB
+    monkeypatch.setattr(indexing, "BATCH_TOKENS", 64)  # a batch alone fits
+    with monkeypatch.context() as patch:
+        patch.setattr(StorageIO, "free_bytes", lambda self, path: 1_000_000)
+        patch.setattr(index.encoder, "encode_ids", lambda *args, **options: 1 / 0)
+        with pytest.raises(StoreError, match=r"needs about \d MB and its disk has 1 MB"):
+            index.add(corpus)
+        unknown = big.rename(corpus / "z.unknown")  # which may be no text, and does not count
+        with pytest.raises(ZeroDivisionError):
+            index.add(corpus)
+    unknown.rename(big)
+    assert index.add(corpus).indexed == 1
+    monkeypatch.setattr(StorageIO, "free_bytes", lambda self, path: 1_000_000)
+    (corpus / "a.txt").write_text("changed\n")
+    assert index.add(corpus).indexed == 1  # what is there needs no space again

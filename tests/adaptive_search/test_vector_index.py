@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from adaptive_search.errors import DimensionError, QueryError, StoreError
 from adaptive_search.hits import Hits
 from adaptive_search.index import AdaptiveIndex
 from adaptive_search.prefix_recall import prefix_recall
+from adaptive_search.storage_io import StorageIO
+from adaptive_search.vector_files import VectorFile
 
 DIMS = (16, 32, 64, 160)
 ROWS = 6000
@@ -215,6 +218,23 @@ def test_ctrl_c_commits_the_batches_that_are_complete(
     assert index.verify().ok
     rest = index.add_vectors(range(400), VECTORS[:400])
     assert (rest.unchanged, rest.indexed, rest.interrupted) == (100 * stop, 400 - 100 * stop, False)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+def test_a_file_that_the_disk_cannot_take_is_not_begun(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, made = tmp_path / f"vectors{suffix}", empty(tmp_path)
+    if suffix == ".npy":
+        np.save(path, VECTORS)
+    else:
+        parquet.write_table(pa.table({"id": range(ROWS), "vector": list(VECTORS)}), path)
+    monkeypatch.setattr(VectorFile, "batches", lambda self, checker: iter(()))
+    with monkeypatch.context() as patch:
+        patch.setattr(StorageIO, "free_bytes", lambda self, path: 1_000_000)
+        with pytest.raises(StoreError, match=r"needs about \d MB and its disk has 1 MB"):
+            made.add_vector_file(path)
+    assert len(made) == 0
 
 
 def test_there_is_no_encoder(index: AdaptiveIndex, tiny_encoder: Encoder, tmp_path: Path) -> None:
