@@ -29,6 +29,7 @@ from adaptive_search.encoder.encoder import Encoder
 from adaptive_search.encoder.granularity import Granularity
 from adaptive_search.encoder.tokenizer import Ids
 from adaptive_search.index import AdaptiveIndex
+from adaptive_search.indexing import IndexSummary
 from adaptive_search.store_writer import StoreWriter
 
 WORDS = "plants store energy water light leaf green heat the a of in to and is sun cell".split()
@@ -137,23 +138,34 @@ def measure_updates(documents: int, threads: int, scratch: Path | None) -> dict[
         index = AdaptiveIndex.create(
             Path(folder, "index"), encoder=Encoder.load(threads=threads), threads=threads
         )
-        first = index.add(corpus)
+        first, first_cpu = _with_cpu(index, corpus)
         committing = sum(commits)
-        unchanged = index.add(corpus)
+        unchanged, unchanged_cpu = _with_cpu(index, corpus)
         path.write_text("Changed.")
-        changed = index.add(corpus)
+        changed, changed_cpu = _with_cpu(index, corpus)
     assert (unchanged.unchanged, changed.indexed) == (documents, 1)
     return {
         "documents": documents,
         "threads": threads,
         "first_seconds": round(first.seconds, 2),
+        "first_cpu_seconds": first_cpu,
         "first_tokens": first.tokens,
         "commit_seconds": round(committing, 3),
         "commit_percent": round(100 * committing / first.seconds, 2),
         "unchanged_seconds": round(unchanged.seconds, 2),
         "unchanged_times_faster": round(first.seconds / unchanged.seconds, 1),
+        "unchanged_cpu_us_a_file": round(1e6 * unchanged_cpu / documents, 1),
+        "unchanged_times_less_cpu": round(first_cpu / unchanged_cpu, 1),
         "one_changed_seconds": round(changed.seconds, 2),
+        "one_changed_cpu_seconds": changed_cpu,
     }
+
+
+def _with_cpu(index: AdaptiveIndex, corpus: Path) -> tuple[IndexSummary, float]:
+    """Bring an index up to date; what it did, and the CPU seconds of all threads."""
+    begin = time.process_time()
+    summary = index.add(corpus)
+    return summary, round(time.process_time() - begin, 3)
 
 
 def _timed_commits() -> list[float]:
