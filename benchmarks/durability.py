@@ -231,6 +231,11 @@ class Tally:
         """Note one accident."""
         self.counts[row, column] = self.counts.get((row, column), 0) + 1
 
+    def fail(self, what: str) -> None:
+        """Note, and show at once, an accident after which something was wrong."""
+        self.failures.append(what)
+        print(what, file=sys.stderr, flush=True)
+
     def record(self) -> dict[str, dict[str, int]]:
         """Counts by row and column."""
         found: dict[str, dict[str, int]] = {}
@@ -295,7 +300,7 @@ class Matrix:
         try:
             self._check(path, clean=clean)
         except Exception as error:  # noqa: BLE001 - any is a finding
-            self.tally.failures.append(f"{self.scenario.name}, {accident} {label}: {error!r}")
+            self.tally.fail(f"{self.scenario.name}, {accident} {label}: {error!r}")
             return False
         return True
 
@@ -507,7 +512,7 @@ class DamageMatrix:
             outcome = OUTCOMES.get(code, f"ended with {code}")
             self.tally.count(file.name.partition("-0")[0], outcome)
             if code not in (RIGHT, REFUSED):
-                self.tally.failures.append(f"{file} {kind}, {self.foreign=}: {outcome}")
+                self.tally.fail(f"{file} {kind}, {self.foreign=}: {outcome}")
 
     def _answer(self, path: Path) -> int:
         try:
