@@ -145,11 +145,12 @@ def analyze(weights: Path | None, limits: Limits) -> Analysis:
 
     Raises:
         QueryError: nothing measured fits the limits.
-        WeightsError: the weights come without measurements.
+        WeightsError: the weights cannot be read, or come without measurements of their own.
     """
-    from adaptive_search.encoder.checkpoint import shipped_weights
+    from adaptive_search.encoder.checkpoint import load, shipped_weights
 
-    measured = Measurements.read(weights or shipped_weights())
+    directory = weights or shipped_weights()
+    measured = Measurements.read(directory, load(directory).fingerprint)
     full_mb = max(row.megabytes(limits.vectors) for row in measured.rows)
     cases: dict[Case, Selection | str] = {}
     for case in CASES:

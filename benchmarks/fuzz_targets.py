@@ -295,6 +295,8 @@ def _file_target(tools: _Tools, name: str) -> Target:
         "query.json": json.dumps([0.5, -1, 2e-3]),
     }
 
+    fingerprint = json.loads(seeds["measurements.json"])["fingerprint"]
+
     def load(data: bytes) -> None:
         path.write_bytes(data)
         if name == "recipe.json":
@@ -302,7 +304,7 @@ def _file_target(tools: _Tools, name: str) -> Target:
         elif name == "query.json":
             read_query_vector(path)
         else:
-            Measurements.read(path.parent)
+            Measurements.read(path.parent, fingerprint)
 
     return Target(name, [seeds[name].encode()], load)
 

@@ -56,6 +56,7 @@ def measurements(
     return {
         "source": f"benchmarks/quality.py: nDCG@10 over {names}; latency of one query "
         f"on one thread of {cpu()} ({native.level()})",
+        "fingerprint": encoder.fingerprint,
         "rows": sorted(rows, key=lambda row: int(row["dim"])),
     }
 

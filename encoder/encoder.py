@@ -261,12 +261,12 @@ class Encoder:
         Raises:
             QueryError: a limit makes no sense, or nothing measured fits; the message names the
                 nearest choice.
-            WeightsError: these weights come without measurements.
+            WeightsError: these weights come without measurements of their own.
         """
         from adaptive_search.encoder.selection import Limits, Measurements, select
 
         limits = Limits(min_accuracy, max_latency_ms, max_memory_mb, vectors, prefer)
-        return select(Measurements.read(self.directory), limits)
+        return select(Measurements.read(self.directory, self.fingerprint), limits)
 
     def select_widths(self, texts: Sequence[str], max_cost: float = 0.5) -> Mix:
         """The heads of each layer that keep vectors closest to full width, for less compute.

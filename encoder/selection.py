@@ -81,11 +81,12 @@ class Measurements:
     rows: tuple[Measurement, ...]
 
     @classmethod
-    def read(cls, weights: Path) -> Measurements:
-        """Read those of a weights directory.
+    def read(cls, weights: Path, fingerprint: str) -> Measurements:
+        """Read those of a weights directory whose weights have this fingerprint.
 
         Raises:
-            WeightsError: there are no measurements, or they cannot be used.
+            WeightsError: there are no measurements, they cannot be used, or they are of other
+                weights.
         """
         path = weights / MEASUREMENTS
         try:
@@ -93,6 +94,8 @@ class Measurements:
                 raw = parse_json(file.read(_MAX_FILE_BYTES))
             rows = tuple(map(_measurement, raw["rows"]))
             source = raw["source"]
+            if raw["fingerprint"] != fingerprint:
+                raise ValueError(f"its fingerprint is not that of the weights, {fingerprint}")
             if not rows or not isinstance(source, str) or not source.isprintable():
                 raise ValueError("it needs rows, and a source of printable text")
             if len({(row.dim, row.granularity) for row in rows}) < len(rows):

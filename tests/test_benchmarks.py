@@ -57,7 +57,7 @@ def test_quality_writes_what_the_encoder_chooses_from(
     )
     assert {"fingerprint", "cpu", "level", "sets", "retrieval", "sts"} == set(record)
     found = json.loads((tmp_path / "measurements.json").read_text(encoding="utf-8"))
-    assert "plants" in found["source"]
+    assert "plants" in found["source"] and found["fingerprint"] == record["fingerprint"]
     assert [(row["dim"], row["granularity"]) for row in found["rows"]][:3] == [
         (64, 1),
         (64, 2),

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -770,9 +771,10 @@ def test_benchmark_doctor_and_analyze(
     assert found["weights"] == str(tiny_weights_dir) and found["level"] in found["levels"]
     run("analyze").fails_with(1, "measurements")
     weights = here / "measured"
-    weights.mkdir()
+    shutil.copytree(tiny_weights_dir, weights)
     row = {"dim": 64, "granularity": 2, "accuracy": 0.9, "latency_ms": 1.0}
-    (weights / "measurements.json").write_text(json.dumps({"source": "here", "rows": [row]}))
+    record = {"source": "here", "fingerprint": found["fingerprint"], "rows": [row]}
+    (weights / "measurements.json").write_text(json.dumps(record))
     best = run("analyze", "--weights", weights, "--format", "json").json["recommended"]
     assert (best["dim"], best["granularity"], best["megabytes"]) == (64, "1/2", 12.8)
     assert "measured: here" in run("analyze", "--weights", weights).out

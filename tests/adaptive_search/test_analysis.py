@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from adaptive_search.analysis import CASES, analyze
+from adaptive_search.encoder.checkpoint import load
 from adaptive_search.encoder.selection import Limits
 from adaptive_search.errors import QueryError, WeightsError
 
 
+def write(weights: Path, rows: list[dict[str, float]]) -> None:
+    record = {"source": "a report", "fingerprint": load(weights).fingerprint, "rows": rows}
+    (weights / "measurements.json").write_text(json.dumps(record))
+
+
 @pytest.fixture
-def weights(tmp_path: Path) -> Path:
+def weights(tmp_path: Path, tiny_weights_dir: Path) -> Path:
+    directory = tmp_path / "weights"
+    shutil.copytree(tiny_weights_dir, directory)
     rows = [
         {"dim": dim, "granularity": g, "accuracy": quality - 0.01 * (g - 1), "latency_ms": 4 / g}
         for dim, quality in ((64, 0.7), (512, 0.96), (1536, 1.0))
         for g in (1, 2)
     ]
-    (tmp_path / "measurements.json").write_text(json.dumps({"source": "a report", "rows": rows}))
-    return tmp_path
+    write(directory, rows)
+    return directory
 
 
 def test_choices(weights: Path) -> None:
@@ -59,8 +68,7 @@ def test_usual_cases(weights: Path) -> None:
 
 def test_a_case_that_nothing_meets_says_so(weights: Path) -> None:
     row = {"dim": 512, "granularity": 1, "accuracy": 0.9, "latency_ms": 4.0}
-    text = json.dumps({"source": "a report", "rows": [row]})
-    (weights / "measurements.json").write_text(text)
+    write(weights, [row])
     found = analyze(weights, Limits())
     cases = found.to_dict()["cases"]
     assert "no measured choice keeps 95.0%" in cases["real-time search"]["unmet"]
@@ -78,12 +86,14 @@ def test_text_names_figures_and_their_source(weights: Path) -> None:
     assert text.endswith("measured: a report\n")
 
 
-def test_limits_that_nothing_meets(weights: Path, tmp_path: Path) -> None:
+def test_limits_that_nothing_meets(weights: Path, tiny_weights_dir: Path) -> None:
     for limits in (Limits(1.0, 1.0), Limits(max_latency_ms=0.1), Limits(max_memory_mb=0.001)):
         with pytest.raises(QueryError, match="no measured choice"):
             analyze(weights, limits)
     with pytest.raises(WeightsError, match="measurements"):
-        analyze(tmp_path / "nowhere", Limits())
+        analyze(tiny_weights_dir, Limits())
+    with pytest.raises(WeightsError, match="not a weights directory"):
+        analyze(weights / "nowhere", Limits())
 
 
 def test_the_shipped_weights_have_a_choice_for_each_case() -> None:

@@ -34,6 +34,7 @@ ROWS = [
 ]
 
 
+FINGERPRINT = "0123456789abcdef"
 MEASURED = Measurements("benchmarks/results/quality.json", tuple(ROWS))
 
 
@@ -41,8 +42,10 @@ def choose(**limits: Any) -> Selection:
     return select(MEASURED, Limits(**limits))
 
 
-def write(directory: Path, rows: Any, source: Any = "a report") -> Path:
-    text = json.dumps({"source": source, "rows": rows})
+def write(
+    directory: Path, rows: Any, source: Any = "a report", fingerprint: Any = FINGERPRINT
+) -> Path:
+    text = json.dumps({"source": source, "fingerprint": fingerprint, "rows": rows})
     (directory / "measurements.json").write_text(text, encoding="utf-8")
     return directory
 
@@ -150,7 +153,7 @@ def test_limits_that_make_no_sense(limits: dict[str, Any]) -> None:
 def test_measurements_are_read_as_they_were_written(tmp_path: Path) -> None:
     mixed = Measurement(64, (24, 12, 3), 0.5, 0.4)
     rows = [dataclasses.asdict(row) for row in (*ROWS, mixed)]
-    measured = Measurements.read(write(tmp_path, rows))
+    measured = Measurements.read(write(tmp_path, rows), FINGERPRINT)
     assert measured == Measurements("a report", (*ROWS, mixed))
     assert measured.rows[-1].granularity == (24, 12, 3)
 
@@ -159,7 +162,11 @@ def test_the_encoder_chooses_from_the_measurements_of_its_weights(weights: Path)
     encoder = Encoder.load(weights, threads=1)
     with pytest.raises(WeightsError, match=r"measurements\.json"):
         encoder.select_optimal_dimension(0.9)
-    write(weights, [{"dim": 16, "granularity": 2, "accuracy": 0.95, "latency_ms": 1.0}])
+    row = {"dim": 16, "granularity": 2, "accuracy": 0.95, "latency_ms": 1.0}
+    write(weights, [row])
+    with pytest.raises(WeightsError, match=f"not that of the weights, {encoder.fingerprint}"):
+        encoder.select_optimal_dimension(0.9)
+    write(weights, [row], fingerprint=encoder.fingerprint)
     selection = encoder.select_optimal_dimension(0.9, 2.0, 100.0, vectors=10, prefer="speed")
     assert (selection.choice.dim, selection.choice.granularity) == (16, 2)
     assert selection.source == "a report"
@@ -169,27 +176,30 @@ def test_the_encoder_chooses_from_the_measurements_of_its_weights(weights: Path)
 
 @pytest.mark.parametrize(
     "content",
-    [
-        None,
-        "",
-        "[]",
-        "null",
-        '{"source": "x"}',
-        '{"source": "x", "rows": 3}',
-        '{"source": "x", "rows": []}',
-        '{"source": "x", "rows": [{"dim": 64}]}',
-        '{"source": "x", "rows": [{"dim": 64, "granularity": 1, "accuracy": 1, "speed": 2}]}',
-        '{"source": "x", "rows": [{"dim": "64", "granularity": 1, "accuracy": 1, '
-        '"latency_ms": 1}]}',
-        '{"source": "x", "rows": [{"dim": 64, "granularity": 1, "accuracy": null, '
-        '"latency_ms": 1}]}',
-    ],
+    [None, "", "[", "[]", "{}", '{"rows": []}', '{"source": "x", "rows": []}', '{"rows": {}}'],
 )
 def test_no_measurements(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "measurements.json").write_text(content, encoding="utf-8")
     with pytest.raises(WeightsError, match=r"measurements\.json .*benchmarks/quality\.py"):
-        Measurements.read(tmp_path)
+        Measurements.read(tmp_path, FINGERPRINT)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        {},
+        [3],
+        [{"dim": 64}],
+        [{"dim": 64, "granularity": 1, "accuracy": 1, "speed": 2}],
+        [{"dim": "64", "granularity": 1, "accuracy": 1, "latency_ms": 1}],
+        [{"dim": 64, "granularity": 1, "accuracy": None, "latency_ms": 1}],
+    ],
+)
+def test_rows_that_are_no_measurements(tmp_path: Path, rows: object) -> None:
+    with pytest.raises(WeightsError, match=r"measurements\.json .*benchmarks/quality\.py"):
+        Measurements.read(write(tmp_path, rows), FINGERPRINT)
 
 
 @pytest.mark.parametrize(
@@ -218,28 +228,28 @@ def test_no_measurements(tmp_path: Path, content: str | None) -> None:
 )
 def test_hostile_rows(tmp_path: Path, row: dict[str, Any]) -> None:
     good = {"dim": 64, "granularity": 1, "accuracy": 0.9, "latency_ms": 1.0}
-    Measurements.read(write(tmp_path, [good]))
+    Measurements.read(write(tmp_path, [good]), FINGERPRINT)
     with pytest.raises(WeightsError, match=f"{next(iter(row))} must be"):
-        Measurements.read(write(tmp_path, [good | row]))
+        Measurements.read(write(tmp_path, [good | row]), FINGERPRINT)
 
 
 @pytest.mark.parametrize("source", [3, None, ["a"], "\x1b[2J", "two\nlines"])
 def test_hostile_sources(tmp_path: Path, source: object) -> None:
     rows = [dataclasses.asdict(row) for row in ROWS]
     with pytest.raises(WeightsError, match="source of printable text"):
-        Measurements.read(write(tmp_path, rows, source))
+        Measurements.read(write(tmp_path, rows, source), FINGERPRINT)
 
 
 def test_hostile_files(tmp_path: Path) -> None:
     row = dataclasses.asdict(ROWS[0])
     with pytest.raises(WeightsError, match="occur twice"):
-        Measurements.read(write(tmp_path, [row, row]))
+        Measurements.read(write(tmp_path, [row, row]), FINGERPRINT)
     (tmp_path / "measurements.json").write_bytes(b"\xff\xfe{")
     with pytest.raises(WeightsError, match="holds no measurements"):
-        Measurements.read(tmp_path)
+        Measurements.read(tmp_path, FINGERPRINT)
     (tmp_path / "measurements.json").write_bytes(b"[" * 100_000)
     with pytest.raises(WeightsError, match="holds no measurements"):
-        Measurements.read(tmp_path)
+        Measurements.read(tmp_path, FINGERPRINT)
     write(tmp_path, [row] * 30_000)  # over a megabyte
     with pytest.raises(WeightsError, match="holds no measurements"):
-        Measurements.read(tmp_path)
+        Measurements.read(tmp_path, FINGERPRINT)
