@@ -1,4 +1,4 @@
-"""Which documents an index holds and where: 32 bytes a document, whatever the length of ids."""
+"""Which documents an index holds and where: 24 bytes a document, whatever the length of ids."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 from adaptive_search.arrow_arrays import byte_rows
 from adaptive_search.segment import Segment
 
+# Both halves of each key, and the number of its segment times _SEGMENT plus the place in that.
+_Columns = tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]
+_SEGMENT = 1 << 32
+
 
 class Catalog:
     """Finds documents by id. Immutable: a new commit makes a new catalog.
@@ -23,14 +27,12 @@ class Catalog:
     def __init__(self, segments: Sequence[Segment], earlier: Catalog | None = None) -> None:
         """Index the documents of `earlier` and of these segments, deleted ones included."""
         known: list[Segment] = earlier.segments if earlier else []
-        empty: NDArray[np.uint64] = np.empty((4, 0), np.uint64)
-        parts = [earlier._columns if earlier else empty]
-        parts += [_columns(segment, len(known) + at) for at, segment in enumerate(segments)]
-        columns = np.concatenate(parts, axis=1)
         self.segments: list[Segment] = [*known, *segments]
-        self._columns: NDArray[np.uint64] = columns[:, np.argsort(columns[0], kind="stable")]
+        parts = [earlier._columns] if earlier else []
+        parts += [_columns(segment, len(known) + at) for at, segment in enumerate(segments)]
+        self._columns = _sorted_columns(parts)
         # One document is found in a twentieth of the time that numpy's calls take.
-        self._high, self._low = self._columns[0].data, self._columns[1].data
+        self._high, self._low, self._places = (column.data for column in self._columns)
 
     def positions(self, document_id: str) -> list[int]:
         """Entries of a document in this catalog."""
@@ -53,17 +55,17 @@ class Catalog:
 
     def numbers(self, position: int | np.intp) -> tuple[int, int]:
         """Number of an entry's segment, and place in that segment's documents table."""
-        segment, document = self._columns[2:, position].tolist()
-        return segment, document
+        return divmod(self._places[position], _SEGMENT)
 
     def entries(self, number: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
         """Entries of one segment: positions here, and places in its documents table."""
-        positions = np.flatnonzero(self._columns[2] == number)
-        return positions, self._columns[3, positions].astype(np.int64)
+        places = self._columns[2]
+        positions = np.flatnonzero(places // _SEGMENT == number)
+        return positions, (places[positions] % _SEGMENT).astype(np.int64)
 
     def in_order(self, positions: NDArray[np.intp]) -> NDArray[np.intp]:
         """These entries in the order of their rows in the index."""
-        return positions[np.lexsort((self._columns[3, positions], self._columns[2, positions]))]
+        return positions[np.argsort(self._columns[2][positions])]
 
     def __len__(self) -> int:
         """Entries, deleted ones included."""
@@ -136,8 +138,17 @@ def document_keys(segment: Segment) -> NDArray[np.uint64]:
     return np.frombuffer(digests, np.uint64).reshape(-1, 2).T
 
 
-def _columns(segment: Segment, number: int) -> NDArray[np.uint64]:
-    """Both halves of each key, the segment's number, and the place in it: uint64 (4, n)."""
+def _columns(segment: Segment, number: int) -> _Columns:
     keys = document_keys(segment)
-    numbers = np.full(keys.shape[1], number, np.uint64)
-    return np.stack([*keys, numbers, np.arange(keys.shape[1], dtype=np.uint64)])
+    places = np.arange(keys.shape[1], dtype=np.uint64) + np.uint64(number * _SEGMENT)
+    return keys[0], keys[1], places
+
+
+def _sorted_columns(parts: Sequence[_Columns]) -> _Columns:
+    """All entries, by the first halves of their keys; one column after the other, for memory."""
+    if not parts:
+        empty = np.empty(0, np.uint64)
+        return empty, empty, empty
+    order = np.argsort(np.concatenate([high for high, _, _ in parts]), kind="stable")
+    high, low, places = (np.concatenate(column)[order] for column in zip(*parts, strict=True))
+    return high, low, places

@@ -56,10 +56,10 @@ class IdSet:
             slot = (slot + 1) & mask
 
     def _grow(self) -> None:
-        old = bytes(self._table)
+        old = self._table
         self._slots *= 2
         self._table = bytearray(self._slots * _SLOT)
         for start in range(0, len(old), _SLOT):
             held = int.from_bytes(old[start + _WIDTH : start + _SLOT], "little")
             if held:
-                self._insert(old[start : start + _WIDTH], held - 1)
+                self._insert(bytes(old[start : start + _WIDTH]), held - 1)
