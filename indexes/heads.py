@@ -1,8 +1,7 @@
 """The codes of a funnel: heads of all rows in 8 bits, in one list or in many, and the way to lists.
 
-Heads are brought to unit length: that finds more than raw prefixes do. Lists are made by k-means on
-256 dims and chosen by the mean of their rows over 512 dims: a choice by 64 dims loses neighbours
-that no rerank brings back.
+Heads are brought to unit length: that finds more than raw prefixes do. Lists are made and chosen by
+256 dims: a choice by 64 loses neighbours that no rerank brings back, and more dims are no better.
 """
 
 from __future__ import annotations
@@ -13,16 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptive_search.indexes.clustering import add_by_list, cluster
 from adaptive_search.indexes.flat import FunnelSegment, unit_rows
 from adaptive_search.kernels.search import MAX_CODE, Codes
 
 CLUSTER_DIM = 256
-ROUTE_DIM = 512
+ROUTE_DIM = 256
 # Rows that the range of each coordinate is taken from.
 _SCALE_ROWS = 20_000
-_BLOCK_ROWS = 16_384
-_ROWS_PER_LIST = 32  # that k-means learns from
-_ITERATIONS = 8
+_BLOCK_ROWS = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,16 +39,9 @@ class Lists:
 def scan_codes(
     segments: Sequence[FunnelSegment], bands: int, *, threads: int, lists: int = 0
 ) -> Codes:
-    """Code the lowest `bands` bands of all rows, in their `lists` lists, or as one if that is 0.
-
-    The scale comes from rows at equal distances, so it does not depend on how rows are divided into
-    segments.
-    """
-    total = sum(segment.rows for segment in segments)
-    picked = np.linspace(0, total - 1, min(total, _SCALE_ROWS)).astype(np.int64)
-    sample = unit_rows(gather(segments, picked, bands))
+    """Code the lowest `bands` bands of all rows, in their `lists` lists, or as one if that is 0."""
     of = np.concatenate([_list_of(segment) for segment in segments]) if lists else None
-    centre, step = _scale(sample)
+    centre, step = head_scale(segments, bands)
     return Codes(
         [segment.bands[:bands] for segment in segments],
         centre=centre,
@@ -61,6 +52,19 @@ def scan_codes(
     )
 
 
+def head_scale(
+    segments: Sequence[FunnelSegment], bands: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Centre and step of the codes of the lowest `bands` bands, float32 (dim,) each.
+
+    They come from rows at equal distances, so they do not depend on how rows are divided into
+    segments.
+    """
+    total = sum(segment.rows for segment in segments)
+    picked = np.linspace(0, total - 1, min(total, _SCALE_ROWS)).astype(np.int64)
+    return _scale(unit_rows(gather(segments, picked, bands)))
+
+
 def router(means: NDArray[np.float16]) -> Codes:
     """Codes of the means of lists, by which lists are chosen."""
     centre, step = _scale(means.astype(np.float32))
@@ -68,7 +72,7 @@ def router(means: NDArray[np.float16]) -> Codes:
 
 
 def train_lists(
-    segments: Sequence[FunnelSegment], count: int, *, dims: Sequence[int], threads: int, seed: int
+    segments: Sequence[FunnelSegment], count: int, *, dims: Sequence[int], seed: int
 ) -> tuple[Lists, list[NDArray[np.uint32]]]:
     """Divide rows into lists.
 
@@ -76,28 +80,27 @@ def train_lists(
         segments: the segments.
         count: lists to make.
         dims: nesting dimensions.
-        threads: threads to use.
         seed: of the sample and the first centroids.
 
     Returns:
         The lists, and for each segment the list of each of its rows.
     """
-    import faiss
-
-    total = sum(segment.rows for segment in segments)
-    rng = np.random.default_rng(seed)
-    picked = np.sort(rng.choice(total, min(total, _ROWS_PER_LIST * count), replace=False))
     bands = _bands_up_to(dims, CLUSTER_DIM)
-    sample = unit_rows(gather(segments, picked, bands))
-    faiss.omp_set_num_threads(threads)
-    kmeans = faiss.Kmeans(
-        sample.shape[1], count, niter=_ITERATIONS, spherical=True, seed=seed,
-        min_points_per_centroid=1, max_points_per_centroid=_ROWS_PER_LIST,
-    )  # fmt: skip
-    kmeans.train(sample)
-    centroids = unit_rows(np.asarray(kmeans.centroids)).astype(np.float16)
-    assigned = [assign(segment, centroids, dims=dims, threads=threads) for segment in segments]
-    return Lists(centroids, _means(segments, assigned, count, dims)), assigned
+    clusters = cluster(
+        lambda rows: unit_rows(gather(segments, rows, bands)),
+        sum(segment.rows for segment in segments),
+        count,
+        seed=seed,
+    )
+    assigned = []
+    for segment in segments:
+        of = [
+            clusters.nearest(unit_rows(_rows(segment, start, bands)))
+            for start in range(0, segment.rows, _BLOCK_ROWS)
+        ]
+        assigned.append(np.concatenate([np.zeros(0, np.int64), *of]).astype(np.uint32))
+    means = _means(segments, assigned, count, dims)
+    return Lists(clusters.centroids.astype(np.float16), means), assigned
 
 
 def assign(
@@ -147,9 +150,7 @@ def _means(
     bands = _bands_up_to(dims, ROUTE_DIM)
     sums = np.zeros((count, dims[bands - 1]), np.float32)
     for block, of in _blocks(segments, assigned, bands):
-        order = np.argsort(of, kind="stable")
-        found, starts = np.unique(of[order], return_index=True)
-        sums[found] += np.add.reduceat(unit_rows(block)[order], starts, axis=0)
+        add_by_list(sums, unit_rows(block), of.astype(np.int64))
     sizes = np.bincount(np.concatenate(assigned), minlength=count)
     return (sums / np.maximum(sizes, 1)[:, None]).astype(np.float16)
 

@@ -1,39 +1,57 @@
 """Choosing a plan: rows of the index ask for their neighbours, and the cheapest way to them wins.
 
-The questions are rows of the index itself, each with itself left out. Their neighbours lie about as
-far away as those of real questions, which noisy copies of rows would not show without knowing how
-much noise is right. Half of the rows choose the plan; the other half measure it.
+The questions are rows of the index itself, each with itself and its surroundings left out. Their
+neighbours lie about as far away as those of real questions, which noisy copies of rows would not
+show without knowing how much noise is right. Half of the rows choose the plan; the other half
+measure it. Nothing is searched: the ranks of the neighbours say what every plan would find.
 """
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_search.indexes.flat import FunnelSegment, unit_rows
-from adaptive_search.indexes.funnel import Funnel
-from adaptive_search.indexes.heads import Lists, gather, train_lists
+from adaptive_search.indexes.funnel import middle_level
+from adaptive_search.indexes.heads import ROUTE_DIM, Lists, gather, train_lists
 from adaptive_search.indexes.plan import PLANNED_K, Plan
+from adaptive_search.indexes.ranks import (
+    UNREACHABLE,
+    Probes,
+    Questions,
+    Ranks,
+    Way,
+    count_ranks,
+    nearest,
+)
 
 # Below this an exact scan, or a shortlist of the default length, is fast enough untuned.
 MIN_TUNED_ROWS = 10_000
 # Below this a scan of all codes takes less time than finding and scanning lists.
-MIN_LIST_ROWS = 200_000
+MIN_LIST_ROWS = 50_000
 _QUESTIONS = 400
 _NEIGHBOURS = 100  # of each question, to learn margins from
-_SHORTLISTS = (60, 100, 150, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 5000)
-_NPROBES = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536)
-_KEPT_SHARES = (4, 8)  # of the shortlist, that the middle dimension passes on
-_MIN_KEPT = 60
-# Relative costs, in the time that a code of one dimension takes to scan (19 ps of a Zen 5 core): a
-# candidate that enters the shortlist and is scored at the middle dimension (280 ns), and one more
-# scored at full dims (620 ns).
-_CANDIDATE = 15_000.0
-_KEPT = 32_000.0
+# Rows next to each other are often of one text, which no real question is a part of.
+_APART = 4
+_LIST_ROWS = 64
+_TAILS = (0.0, 0.5, 0.75)
+_HALVINGS = 8  # of the lists, by which fewer and fewer are tried, in two steps each
+# Lists were made of rows, and rows find them better than questions do: as many neighbours of
+# questions are in twice as many lists, as real ones show (docs/search.md).
+_NPROBES_OF_ROWS = 2
+_SHORTLISTS = (60, 80, 100, 120, 150, 200, 250, 300, 400, 500, 600, 800, 1000, 1250, 1500, 2000)
+_SHORTLISTS += (3000, 5000, 10_000)
+_KEPT = (40, 60, 80, 100, 150, 200, 300, 500, 1000)
+_LENGTHS = tuple((k, kept) for k in _SHORTLISTS for kept in (*(n for n in _KEPT if n < k), k))
+# Costs in nanoseconds of one core: a dimension of a code that is scanned
+# and comes from memory, and of one that chooses lists; a candidate of the shortlist, one that is
+# scored at the middle dimension, and one at full dims; a list that is probed, and its tail.
+_SCANNED, _ROUTED = 0.05, 0.04
+_CANDIDATE, _MIDDLE, _FINAL = 90.0, 175.0, 670.0
+_LIST, _TAIL = 20.0, 90.0
 # A plan is believed to reach the target if its mean recall does so by this many standard errors.
 _CONFIDENCE = 1.5
 # How much of the loss that the target allows may come from margins.
@@ -61,170 +79,172 @@ def tune(
 ) -> Tuned:
     """Find the cheapest plan whose recall@10 at full dims reaches a target.
 
+    Memory does not depend on the number of rows, but for 4 bytes a row that say its list.
+
     Args:
         segments: the segments, with at least one live row.
         dims: nesting dimensions, all of them in every segment.
         prefix_energy: as `Funnel` takes it.
         recall_target: share of the true ten best that is to be found.
-        threads: threads to use.
-        lists: how many to make; by default 4 sqrt(rows), or none for fewer than 200,000
-            rows. They are used where they cost less than a scan of all codes.
+        threads: threads of native code; matrix products take as many as numpy is set to.
+        lists: how many to make; by default one for 64 rows, 16 sqrt(rows) at most, and none for
+            fewer than 50,000 rows. They are used where they cost less than a scan of all codes.
         seed: of whatever is drawn.
     """
-    funnel = Funnel(segments, dims, prefix_energy=prefix_energy, threads=threads)
+    rows = sum(segment.rows for segment in segments)
     if lists is None:
-        lists = round(4 * funnel.rows**0.5) if funnel.rows >= MIN_LIST_ROWS else 0
-    chooser = _Chooser(funnel, segments, prefix_energy, recall_target, threads, seed)
-    if not len(chooser.picked):  # every row is zero, and neighbours mean nothing
-        return Tuned(Plan(dims[0], rows=funnel.rows, recall_target=recall_target))
-    heads = [dim for dim in dims if dim <= 2 * dims[0]]
-    flat, flat_reaches = chooser.cheapest([Plan(dim) for dim in heads], segments, None)
-    if not lists:
-        return Tuned(flat)
-    trained, assigned = train_lists(segments, lists, dims=dims, threads=threads, seed=seed)
-    listed = [
-        dataclasses.replace(segment, lists=of)
-        for segment, of in zip(segments, assigned, strict=True)
-    ]
-    probes = [Plan(dim, lists=lists, nprobe=n) for dim in heads for n in _NPROBES if n <= lists]
-    plan, reaches = chooser.cheapest(probes, listed, trained.means)
-    if not reaches or (flat_reaches and chooser.cost(flat) <= chooser.cost(plan)):
-        return Tuned(flat)
-    return Tuned(plan, trained, assigned)
+        lists = min(rows // _LIST_ROWS, round(16 * rows**0.5)) if rows >= MIN_LIST_ROWS else 0
+    questions = _questions(segments, dims, seed)
+    if not len(questions.rows):  # every row is zero, and neighbours mean nothing
+        return Tuned(Plan(dims[0], rows=rows, recall_target=recall_target))
+    neighbours = nearest(segments, dims, questions, _NEIGHBOURS)
+    ways = [Way(dim) for dim in dims if dim <= 2 * dims[0]]
+    trained, assigned, probes = None, None, None
+    if lists:
+        trained, assigned = train_lists(segments, lists, dims=dims, seed=seed)
+        probes = Probes.of_questions(questions, trained, assigned, _nprobes(lists), threads=threads)
+        ways = [dataclasses.replace(way, tail=tail) for way in ways for tail in _TAILS]
+    middle = dims[middle_level(dims, ways[-1].head_dim)]
+    truth = neighbours[:, :PLANNED_K]
+    ranks = count_ranks(segments, dims, questions, truth, ways, middle=middle, probes=probes)
+    table = _Table(ranks, truth, rows, probes, cascades=middle < dims[-1])
+    best = table.cheapest(recall_target)
+    plan = dataclasses.replace(
+        best,
+        margins=_margins(segments, dims, prefix_energy, questions, neighbours, recall_target),
+        rows=rows,
+        recall_target=recall_target,
+        recall=round(table.recall_elsewhere(best), 4),
+    )
+    return Tuned(plan, trained, assigned) if plan.lists else Tuned(plan)
 
 
-class _Chooser:
+class _Table:
+    """What every plan finds, and what it costs."""
+
     def __init__(
         self,
-        funnel: Funnel,
-        segments: Sequence[FunnelSegment],
-        prefix_energy: Sequence[float] | None,
-        recall_target: float,
-        threads: int,
-        seed: int,
+        ranks: Ranks,
+        truth: NDArray[np.int64],
+        rows: int,
+        probes: Probes | None,
+        *,
+        cascades: bool,
     ) -> None:
-        self.rows, self.dims, self.target = funnel.rows, funnel.dims, recall_target
-        self.energy, self.threads = prefix_energy, threads
-        rng = np.random.default_rng(seed)
-        picked = np.sort(rng.choice(funnel.rows, min(funnel.rows, _QUESTIONS), replace=False))
-        questions = gather(segments, picked, len(self.dims))
-        usable = questions[:, : self.dims[0]].any(axis=1)
-        self.picked, self.questions = picked[usable], questions[usable]
-        exact = funnel.search(self.questions, _NEIGHBOURS + 1, exact=True)
-        others = [found[found != row] for found, row in zip(exact.rows, self.picked, strict=True)]
-        found_each = exact.rows.shape[1] - 1  # a deleted row has one more, as it is not found
-        self.neighbours = np.array([found[:found_each] for found in others])
-        enough = len(self.picked) > 0 and funnel.rows > _NEIGHBOURS
-        self.margins = self._margins(segments) if enough else ()
+        self._ranks, self._truth, self._cascades = ranks, truth, cascades
+        self._lists, self._nprobes = 0, [0]
+        self._scanned = [float(rows)]
+        if probes is not None:
+            self._lists = len(probes.lists.means)
+            self._nprobes = [*probes.nprobes, 0]
+            self._scanned = [*probes.scanned(), float(rows)]
+        self._chooses = np.arange(len(truth)) % 2 == 0
 
-    def cheapest(
-        self,
-        plans: Sequence[Plan],
-        segments: Sequence[FunnelSegment],
-        means: NDArray[np.float16] | None,
-    ) -> tuple[Plan, bool]:
-        """The cheapest plan that reaches the target, with a shortlist as long as that takes.
+    def cheapest(self, target: float) -> Plan:
+        """The cheapest plan believed to reach a recall; if none does, the one that finds most."""
+        best = chosen = None
+        for widest in self._ways():
+            reaches, found = self._believed(widest, target)
+            if not reaches:
+                ranking = (False, found, -self.cost(widest))
+                if best is None or ranking > best:
+                    best, chosen = ranking, widest
+                continue
+            for shortlist, kept in _LENGTHS:
+                plan = dataclasses.replace(widest, shortlist=shortlist, kept=kept)
+                ranking = (True, 0.0, -self.cost(plan))
+                if (best is None or ranking > best) and self._believed(plan, target)[0]:
+                    best, chosen = ranking, plan
+        assert chosen is not None
+        return chosen
 
-        Args:
-            plans: heads, or lists to probe, to choose from; the lengths are chosen here.
-            segments: the segments, with the lists of their rows if the plans have lists.
-            means: as `Funnel` takes them.
-
-        Returns:
-            The plan, with its measurements, and True; the costliest one and False if none
-            reaches the target.
-        """
-        make = _sharing_codes(
-            lambda plan: Funnel(
-                segments,
-                self.dims,
-                prefix_energy=self.energy,
-                plan=plan,
-                means=means,
-                threads=self.threads,
-            )
-        )
-        chooses = np.arange(len(self.picked)) % 2 == 0
-
-        def reaches(plan: Plan) -> bool:
-            shares = self._recall(make(plan), chooses)
-            doubt = shares.std() / len(shares) ** 0.5
-            return bool(shares.mean() - _CONFIDENCE * doubt >= self.target)
-
-        ways = [_lengths(plan, share) for plan in plans for share in _KEPT_SHARES]
-        ways.sort(key=lambda lengths: self.cost(lengths[0]))
-        best: Plan | None = None
-        for lengths in ways:
-            if best is not None:  # what costs as much is of no use
-                lengths = [plan for plan in lengths if self.cost(plan) < self.cost(best)]
-            first = bisect.bisect_left(lengths, True, key=reaches)
-            best = lengths[first] if first < len(lengths) else best
-        reached = best is not None
-        if best is None:
-            best = max((lengths[-1] for lengths in ways), key=self.cost)
-        measured = self._recall(make(best), ~chooses).mean() if len(self.picked) > 1 else 0.0
-        plan = dataclasses.replace(
-            best,
-            margins=self.margins,
-            rows=self.rows,
-            recall_target=self.target,
-            recall=round(float(measured), 4),
-        )
-        return plan, reached
+    def recall_elsewhere(self, plan: Plan) -> float:
+        """The recall of a plan on the questions that chose nothing."""
+        others = ~self._chooses
+        return float(self._shares(plan, others).mean()) if others.any() else 0.0
 
     def cost(self, plan: Plan) -> float:
-        """Expected time of a query, in codes of one dimension."""
-        scanned = self.rows * plan.nprobe / plan.lists if plan.lists else self.rows
-        return scanned * plan.head_dim + _CANDIDATE * plan.shortlist + _KEPT * plan.kept
+        """Expected time of a query, nanoseconds."""
+        scanned = self._scanned[self._nprobes.index(plan.nprobe)]
+        probing = _ROUTED * ROUTE_DIM * self._lists if plan.lists else 0.0
+        probing += (_LIST + bool(plan.tail) * _TAIL) * plan.nprobe
+        cascades = self._cascades and plan.kept < plan.shortlist
+        ranking = (
+            _MIDDLE * plan.shortlist + _FINAL * plan.kept if cascades else _FINAL * plan.shortlist
+        )
+        return _SCANNED * scanned * plan.head_dim + probing + _CANDIDATE * plan.shortlist + ranking
 
-    def _recall(self, funnel: Funnel, which: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """The share of each question's true ten best that a funnel finds."""
-        found = funnel.search(self.questions[which], PLANNED_K + 1).rows
-        truth = self.neighbours[which, :PLANNED_K]
-        shared = (found[:, :, None] == truth[:, None, :]).any(axis=1)
-        counts = np.maximum((truth >= 0).sum(axis=1), 1)
-        return np.asarray((shared & (truth >= 0)).sum(axis=1) / counts)
+    def _ways(self) -> Iterator[Plan]:
+        """Every choice of a head and of lists, with the longest shortlist."""
+        shortlist, kept = _LENGTHS[-1]
+        for way in self._ranks.heads:
+            for nprobe in self._nprobes:
+                lists = self._lists if nprobe else 0
+                if lists or not way.tail:
+                    yield Plan(way.head_dim, shortlist, kept, lists, nprobe, tail=way.tail)
 
-    def _margins(self, segments: Sequence[FunnelSegment]) -> tuple[float, ...]:
-        """For each dimension, how far below the tenth best there a true hit may lie.
+    def _believed(self, plan: Plan, target: float) -> tuple[bool, float]:
+        """Whether a plan reaches a recall beyond doubt, and its recall, where plans are chosen."""
+        shares = self._shares(plan, self._chooses)
+        doubt = _CONFIDENCE * shares.std() / len(shares) ** 0.5
+        return bool(shares.mean() - doubt >= target), float(shares.mean())
 
-        Distances are in scores at full dims. Rows that lie farther below are a share of the hits
-        that the recall target does not care for.
-        """
-        allowed_loss = _MARGIN_SHARE * (1 - self.target) / (len(self.dims) - 1 or 1)
-        missing = np.empty((len(self.dims), len(self.picked), PLANNED_K), np.float32)
-        scale = 1.0 if self.energy is None else self.energy[-1] ** -0.5
-        for q, question in enumerate(unit_rows(self.questions) * np.float32(scale)):
-            order = np.argsort(self.neighbours[q])
-            rows = gather(segments, self.neighbours[q][order], len(self.dims))
-            products = (rows * question)[np.argsort(order)]
-            for level, dim in enumerate(self.dims):
-                scores = products[:, :dim].sum(axis=1)
-                if self.energy is None:
-                    scores /= np.maximum(
-                        np.linalg.norm(rows[np.argsort(order), :dim], axis=1), 1e-9
-                    )
-                last = np.partition(scores, -PLANNED_K)[-PLANNED_K]
-                missing[level, q] = last - scores[:PLANNED_K]
-        margins = np.quantile(missing, 1 - allowed_loss, axis=(1, 2))
-        return tuple(round(max(float(margin), 0.0), 6) for margin in margins)
-
-
-def _lengths(plan: Plan, share: int) -> list[Plan]:
-    """A plan with each shortlist, of which the middle dimension keeps one in `share`."""
-    return [
-        dataclasses.replace(plan, shortlist=k, kept=min(k, max(_MIN_KEPT, k // share)))
-        for k in _SHORTLISTS
-    ]
+    def _shares(self, plan: Plan, which: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """The share of each question's neighbours that a plan finds."""
+        heads = self._ranks.heads[Way(plan.head_dim, plan.tail)][which]
+        found = heads[:, :, self._nprobes.index(plan.nprobe)] < plan.shortlist
+        if 0 < plan.nprobe < plan.lists:
+            of_rows = np.searchsorted(self._nprobes[:-1], plan.nprobe // _NPROBES_OF_ROWS)
+            found &= heads[:, :, of_rows] < UNREACHABLE
+        if self._cascades and plan.kept < plan.shortlist:
+            found &= self._ranks.middle[which] < plan.kept
+        counts = np.maximum((self._truth[which] >= 0).sum(axis=1), 1)
+        return np.asarray(found.sum(axis=1) / counts)
 
 
-def _sharing_codes(make: Callable[[Plan], Funnel]) -> Callable[[Plan], Funnel]:
-    """Funnels of plans that differ only in numbers, with one set of codes for each head."""
-    first: dict[int, Funnel] = {}
+def _nprobes(lists: int) -> list[int]:
+    """Numbers of lists to choose from."""
+    return sorted({max(1, round(lists * 2 ** (-step / 2))) for step in range(2 * _HALVINGS + 1)})
 
-    def shared(plan: Plan) -> Funnel:
-        if plan.head_dim not in first:
-            first[plan.head_dim] = make(plan)
-        return first[plan.head_dim].with_plan(plan)
 
-    return shared
+def _questions(segments: Sequence[FunnelSegment], dims: Sequence[int], seed: int) -> Questions:
+    """Some rows that are not zero."""
+    rows = sum(segment.rows for segment in segments)
+    rng = np.random.default_rng(seed)
+    picked = np.sort(rng.choice(rows, min(rows, _QUESTIONS), replace=False))
+    vectors = gather(segments, picked, len(dims))
+    usable = vectors[:, : dims[0]].any(axis=1)
+    return Questions(unit_rows(vectors[usable]), picked[usable], _APART)
+
+
+def _margins(
+    segments: Sequence[FunnelSegment],
+    dims: Sequence[int],
+    prefix_energy: Sequence[float] | None,
+    questions: Questions,
+    neighbours: NDArray[np.int64],
+    target: float,
+) -> tuple[float, ...]:
+    """For each dimension, how far below the tenth best there a true hit may lie.
+
+    Distances are in scores at full dims. Rows that lie farther below are a share of the hits that
+    the recall target does not care for.
+    """
+    asked = np.flatnonzero((neighbours >= 0).all(axis=1))
+    if not len(asked):
+        return ()
+    allowed_loss = _MARGIN_SHARE * (1 - target) / (len(dims) - 1 or 1)
+    missing = np.empty((len(dims), len(asked), PLANNED_K), np.float32)
+    scale = np.float32(1.0 if prefix_energy is None else prefix_energy[-1] ** -0.5)
+    for i, q in enumerate(asked):
+        order = np.argsort(neighbours[q])
+        rows = gather(segments, neighbours[q][order], len(dims))[np.argsort(order)]
+        products = rows * (questions.vectors[q] * scale)
+        for level, dim in enumerate(dims):
+            scores = products[:, :dim].sum(axis=1)
+            if prefix_energy is None:
+                scores /= np.maximum(np.linalg.norm(rows[:, :dim], axis=1), 1e-9)
+            last = np.partition(scores, -PLANNED_K)[-PLANNED_K]
+            missing[level, i] = last - scores[:PLANNED_K]
+    margins = np.quantile(missing, 1 - allowed_loss, axis=(1, 2))
+    return tuple(round(max(float(margin), 0.0), 6) for margin in margins)

@@ -57,7 +57,7 @@ def queries() -> NDArray[np.float32]:
 def listed(rows: Array) -> Funnel:
     """A funnel with lists."""
     segments = segments_of(rows, (700,))
-    lists, assigned = train_lists(segments, 30, dims=DIMS, threads=1, seed=0)
+    lists, assigned = train_lists(segments, 30, dims=DIMS, seed=0)
     parts = [
         FunnelSegment(segment.bands, lists=of)
         for segment, of in zip(segments, assigned, strict=True)
