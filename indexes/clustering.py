@@ -19,8 +19,8 @@ _Floats = NDArray[np.float32]
 _Rows = NDArray[np.int64]
 
 _ROWS_PER_LIST = 16  # that k-means learns from
-_ROWS_AT_ONCE = 8192  # that groups, and the lists of one of them, are made of
-_BLOCK_ROWS = 4096
+_ROWS_AT_ONCE = 6144  # that groups, and the lists of one of them, are made of
+_BLOCK_ROWS = 2048
 _ITERATIONS = 8
 _REFINEMENTS = 3
 _NEAR_GROUPS = 8  # that a row looks for its list in
@@ -36,10 +36,9 @@ class Clusters:
     def __init__(self, centroids: _Floats, sizes: Sequence[int]) -> None:
         """Take centroids, and how many of them each group has."""
         self.centroids = centroids
-        self._ends = np.cumsum(sizes)
-        starts = self._ends - sizes
-        self._groups = unit_rows(np.add.reduceat(centroids, starts, axis=0))
-        self._parts = [slice(s, e) for s, e in zip(starts, self._ends, strict=True)]
+        ends = np.cumsum(sizes)
+        self._parts = [slice(e - size, e) for e, size in zip(ends, sizes, strict=True)]
+        self._join()
 
     def nearest(self, rows: _Floats) -> _Rows:
         """The list of each row, int64 (n,)."""
@@ -60,14 +59,18 @@ class Clusters:
             found[asked[better]] = first[better] + part.start
         return found
 
-    def moved(self, blocks: Iterator[_Floats]) -> Clusters:
-        """The same lists in the middle of the rows that are nearest to them."""
+    def move(self, blocks: Iterator[_Floats]) -> None:
+        """Move all lists to the middle of the rows that are nearest to them."""
         sums = np.zeros_like(self.centroids)
         for rows in blocks:
             add_by_list(sums, rows, self.nearest(rows))
-        empty = ~sums.any(axis=1)
-        sums[empty] = self.centroids[empty]
-        return Clusters(unit_rows(sums), np.diff(self._ends, prepend=0).tolist())
+        lengths = np.sqrt(np.einsum("ld,ld->l", sums, sums))[:, None]
+        np.divide(sums, lengths, out=self.centroids, where=lengths > 0)
+        self._join()
+
+    def _join(self) -> None:
+        starts = [part.start for part in self._parts]
+        self._groups = unit_rows(np.add.reduceat(self.centroids, starts, axis=0))
 
 
 def add_by_list(sums: _Floats, rows: _Floats, lists: _Rows) -> None:
@@ -98,14 +101,16 @@ def cluster(take: Callable[[_Rows], _Floats], rows: int, count: int, *, seed: in
     coarse = _kmeans(take(_some(picked, _ROWS_AT_ONCE, rng)), groups, rng)
     group_of = np.concatenate([(rows @ coarse.T).argmax(axis=1) for rows in blocks()])
     sizes = _shares(np.bincount(group_of, minlength=groups), count)
-    found = [
-        _kmeans(take(_some(picked[group_of == group], _ROWS_AT_ONCE, rng)), size, rng)
-        for group, size in enumerate(sizes)
-        if size
-    ]
-    clusters = Clusters(np.concatenate(found), [len(part) for part in found])
+    centroids = np.empty((count, coarse.shape[1]), np.float32)
+    start = 0
+    for group, size in enumerate(sizes):
+        if size:
+            members = take(_some(picked[group_of == group], _ROWS_AT_ONCE, rng))
+            centroids[start : start + size] = _kmeans(members, size, rng)
+            start += size
+    clusters = Clusters(centroids, [size for size in sizes if size])
     for _ in range(_REFINEMENTS):
-        clusters = clusters.moved(blocks())
+        clusters.move(blocks())
     return clusters
 
 

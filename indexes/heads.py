@@ -20,7 +20,7 @@ CLUSTER_DIM = 256
 ROUTE_DIM = 256
 # Rows that the range of each coordinate is taken from.
 _SCALE_ROWS = 20_000
-_BLOCK_ROWS = 4096
+_BLOCK_ROWS = 2048
 
 
 @dataclass(frozen=True, eq=False)

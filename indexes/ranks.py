@@ -19,7 +19,8 @@ from adaptive_search.indexes.flat import FunnelSegment, unit_rows
 from adaptive_search.indexes.heads import Lists, gather, head_scale, router
 from adaptive_search.kernels.search import MAX_CODE
 
-_BLOCK_ROWS = 2048
+_BLOCK_ROWS = 1024
+_QUESTIONS_AT_ONCE = 32
 # A neighbour that so many rows stand above is out of reach of every plan, and they are not counted
 # to the end.
 UNREACHABLE = 20_000
@@ -67,6 +68,11 @@ class Block:
     vectors: _Floats
     gone: NDArray[np.bool_] | None
     lengths: Sequence[_Floats] | None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.vectors)
 
     def scores(self, queries: _Floats, level: int) -> _Floats:
         """Scores at a nesting dimension, float32 (q, rows); minus infinity for deleted rows."""
@@ -146,14 +152,16 @@ class Probes:
         lists: the lists.
         of: uint32 (rows,), the list of each row.
         nprobes: rising numbers of lists that could be probed.
-        places: int64 (q, lists): the first of `nprobes` that probes the list, by number; behind
+        places: uint8 (q, lists): the first of `nprobes` that probes the list, by number; behind
             the last where none does.
+        scanned: float64 (nprobes,), the rows that a question scans on average.
     """
 
     lists: Lists
     of: NDArray[np.uint32]
     nprobes: Sequence[int]
-    places: _Rows
+    places: NDArray[np.uint8]
+    scanned: NDArray[np.float64]
 
     @classmethod
     def of_questions(
@@ -166,19 +174,20 @@ class Probes:
         threads: int = 1,
     ) -> Probes:
         """Route the questions as a search does."""
-        routes = np.ascontiguousarray(questions.vectors[:, : lists.means.shape[1]])
-        order = router(lists.means).nearest(routes, len(lists.means), threads)
-        place = np.empty_like(order)
-        np.put_along_axis(place, order, np.arange(order.shape[1])[None], axis=1)
-        places = np.searchsorted(np.asarray(nprobes), place, side="right")
-        return cls(lists, np.concatenate(assigned), nprobes, places)
-
-    def scanned(self) -> NDArray[np.float64]:
-        """Rows that a question scans on average, for each number of lists: float64 (nprobes,)."""
-        sizes = np.bincount(self.of, minlength=self.places.shape[1])
-        return np.array(
-            [((self.places <= n) * sizes).sum(axis=1).mean() for n in range(len(self.nprobes))]
-        )
+        count = len(lists.means)
+        of = np.concatenate(assigned)
+        sizes = np.bincount(of, minlength=count)
+        codes = router(lists.means)
+        place_of = np.searchsorted(nprobes, np.arange(count), side="right").astype(np.uint8)
+        places = np.empty((len(questions.rows), count), np.uint8)
+        scanned = np.zeros(len(nprobes))
+        for start in range(0, len(places), _QUESTIONS_AT_ONCE):
+            routes = questions.vectors[start : start + _QUESTIONS_AT_ONCE, : codes.dim]
+            order = codes.nearest(np.ascontiguousarray(routes), count, threads)
+            np.put_along_axis(places[start : start + len(order)], order, place_of[None], axis=1)
+            ends = np.asarray(nprobes) - 1
+            scanned += np.cumsum(sizes[order], axis=1)[:, ends].sum(axis=0)
+        return cls(lists, of, nprobes, places, scanned / max(len(places), 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,27 +235,30 @@ def count_ranks(
     in_middle = _Counter(own, neighbours, None)
     heads = {dim: _Heads(segments, dims, questions, dim) for dim in {w.head_dim for w in ways}}
     counters: dict[Way, _Counter] = {}
-    offsets: dict[Way, _Floats] = {}
     for way in ways:
         head = heads[way.head_dim]
         own = head.of_each(wanted)
-        if way.tail and probes is not None:
-            offsets[way] = head.offsets(way.tail, probes)
-            own = own + np.take_along_axis(offsets[way], _lists_of(probes, neighbours), axis=1)
+        if probes is not None:
+            of_each = probes.lists.means[_lists_of(probes, neighbours)]
+            own = own + head.offsets(way.tail, np.einsum("qd,qnd->qn", *head.tails(of_each)))
         counters[way] = _Counter(own, neighbours, probes)
     for block in blocks(segments, dims, level + 1):
         scores = block.scores(asking, level)
         questions.hide(scores, block.first)
         in_middle.add(scores, block.first)
-        plain = {dim: head.scores(block) for dim, head in heads.items()}
-        for scores in plain.values():
-            questions.hide(scores, block.first)
-        for way, counter in counters.items():
-            scores = plain[way.head_dim]
-            if way in offsets and probes is not None:
-                lists = probes.of[block.first : block.first + len(block.vectors)]
-                scores = scores + offsets[way][:, lists]
-            counter.add(scores, block.first)
+        lists = None if probes is None else probes.of[block.first : block.first + block.rows]
+        for dim, head in heads.items():
+            plain = head.scores(block)
+            questions.hide(plain, block.first)
+            products = None
+            if probes is not None and any(way.tail for way in counters):
+                asked, means = head.tails(probes.lists.means[lists])
+                products = asked @ means.T
+            for way, counter in counters.items():
+                if way.head_dim == dim:
+                    added = products is not None and way.tail
+                    scores = plain + head.offsets(way.tail, products) if added else plain
+                    counter.add(scores, block.first)
     found = {way: counter.ranks() for way, counter in counters.items()}
     return Ranks(found, in_middle.ranks()[:, :, -1])
 
@@ -277,13 +289,14 @@ class _Heads:
         codes = self._codes(rows.reshape(-1, rows.shape[2])).reshape(*rows.shape[:2], self.dim)
         return np.einsum("qd,qnd->qn", self._questions, codes)
 
-    def offsets(self, weight: float, probes: Probes) -> _Floats:
-        """What the tail adds to scores, float32 (q, lists); minus infinity for lists too far."""
-        means = probes.lists.means.astype(np.float32)
-        tails = self._vectors[:, self.dim : means.shape[1]] @ means[:, self.dim :].T
-        offsets = np.rint(np.float32(weight) * self._factor * tails)
-        offsets[probes.places == len(probes.nprobes)] = -np.inf
-        return np.asarray(offsets)
+    def tails(self, means: NDArray[np.float16]) -> tuple[_Floats, _Floats]:
+        """Questions and means (..., dim) above the head, to be multiplied."""
+        width = means.shape[-1]
+        return self._vectors[:, self.dim : width], means[..., self.dim :].astype(np.float32)
+
+    def offsets(self, weight: float, products: _Floats) -> _Floats:
+        """What the products (q, n) of questions with tails add to scores."""
+        return np.asarray(np.rint(np.float32(weight) * products * self._factor))
 
     def _codes(self, vectors: _Floats) -> _Floats:
         codes = unit_rows(vectors[:, : self.dim])
@@ -325,9 +338,8 @@ class _Counter:
         ranks = np.cumsum(self._above, axis=2)
         ranks[self._out] = UNREACHABLE
         if self._probes is not None:
-            places = np.take_along_axis(
-                self._probes.places, _lists_of(self._probes, self._rows), axis=1
-            )
+            lists = _lists_of(self._probes, self._rows)
+            places = np.take_along_axis(self._probes.places, lists, axis=1)
             ranks[places[:, :, None] > np.arange(ranks.shape[2])] = UNREACHABLE
         return ranks
 

@@ -137,7 +137,7 @@ class _Table:
         if probes is not None:
             self._lists = len(probes.lists.means)
             self._nprobes = [*probes.nprobes, 0]
-            self._scanned = [*probes.scanned(), float(rows)]
+            self._scanned = [*probes.scanned.tolist(), float(rows)]
         self._chooses = np.arange(len(truth)) % 2 == 0
 
     def cheapest(self, target: float) -> Plan:

@@ -60,8 +60,9 @@ def test_clusters_do_not_depend_on_blocks_of_rows() -> None:
 
 def test_lists_without_rows_stay_where_they_are() -> None:
     centroids = unit_rows(np.eye(4, dtype=np.float32))
-    moved = Clusters(centroids, [2, 2]).moved(iter([centroids[:1]]))
-    assert np.array_equal(moved.centroids, centroids)
+    clusters = Clusters(centroids.copy(), [2, 2])
+    clusters.move(iter([centroids[:1]]))
+    assert np.array_equal(clusters.centroids, centroids)
 
 
 def test_sums_by_list() -> None:
