@@ -182,10 +182,12 @@ def _keep_caches(path: Path, io: StorageIO) -> None:
 def _plan(path: Path, io: StorageIO) -> None:
     """Choose how to search the index: through lists, since a scan of all codes costs more here."""
     with contextlib.ExitStack() as patches:
-        for name, value in (("MIN_LIST_ROWS", 1), ("_NPROBES", (2,)), ("_CONFIDENCE", -100.0)):
-            patches.enter_context(mock.patch.object(tuning, name, value))
-        cost = mock.patch.object(tuning._Chooser, "cost", lambda _, plan: -plan.lists)
-        patches.enter_context(cost)
+        for owner, name, value in (
+            (tuning, "tune", partial(tuning.tune, lists=4)),
+            (tuning, "_CONFIDENCE", -100.0),
+            (tuning._Table, "cost", lambda _, plan: -plan.lists),
+        ):
+            patches.enter_context(mock.patch.object(owner, name, value))
         make_plan(Store.open(path, io=io), threads=1)
     store = Store.open(path)
     assert read_lists_file(path, store.attributes), "no lists"
