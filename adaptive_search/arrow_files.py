@@ -14,11 +14,17 @@ from numpy.typing import NDArray
 
 from adaptive_search.arrow_arrays import matrix_array, numbers
 from adaptive_search.errors import StoreFormatError
+from adaptive_search.kernels import mapping
 from adaptive_search.storage_io import FileEntry, StorageFile, StorageIO, hash_file
 
 HASH_BYTES = 16  # of a content hash
 CHUNK_BATCH_ROWS = 256  # rows of every record batch of chunks.arrow but the last
 REMEDY = "restore the file from a backup, or index the corpus again"
+# What lies before and behind the numbers of matrices that were read, by rows, width, dtype and
+# size: most files of an index are laid out alike, and Arrow takes a while to say so of each.
+_known_ends: dict[tuple[int, int, str, int], tuple[bytes, bytes]] = {}
+_MOST_KNOWN = 256
+_MOST_END_BYTES = 1 << 14
 
 
 def _schema(**types: pa.DataType) -> pa.Schema:
@@ -105,9 +111,8 @@ def map_file(path: Path, entry: FileEntry) -> tuple[pa.Buffer, int]:
     """
     status = check_file(path, entry)
     try:
-        with pa.memory_map(str(path)) as file:
-            buffer = file.read_buffer()
-    except (OSError, pa.ArrowException) as error:
+        buffer = pa.py_buffer(mapping.map_file(path))
+    except OSError as error:
         raise damaged(path, f"cannot be mapped ({error})") from error
     if buffer.size != entry.bytes:
         raise damaged(path, "changed its size while it was opened")
@@ -166,6 +171,29 @@ def read_matrix(
     Raises:
         StoreFormatError: the file is not such a matrix.
     """
+    layout = rows, width, np.dtype(dtype).char, buffer.size
+    data = np.frombuffer(buffer, np.uint8)
+    if (ends := _known_ends.get(layout)) and _has_ends(data, *ends):
+        start, stop = len(ends[0]), len(data) - len(ends[1])
+    else:
+        flat = _matrix_values(buffer, rows, width, dtype, path)
+        start = flat.ctypes.data - data.ctypes.data
+        stop = start + flat.nbytes
+        if len(data) - flat.nbytes <= _MOST_END_BYTES:
+            if len(_known_ends) >= _MOST_KNOWN:
+                _known_ends.clear()
+            _known_ends[layout] = data[:start].tobytes(), data[stop:].tobytes()
+    matrix: NDArray[np.floating] = data[start:stop].view(dtype).reshape(rows, width)
+    return matrix
+
+
+def _has_ends(data: NDArray[np.uint8], head: bytes, tail: bytes) -> bool:
+    return data[: len(head)].tobytes() == head and data[len(data) - len(tail) :].tobytes() == tail
+
+
+def _matrix_values(
+    buffer: pa.Buffer, rows: int, width: int, dtype: type[np.floating], path: Path
+) -> NDArray[np.floating]:
     kind = pa.from_numpy_dtype(dtype)
     reader = open_batches(buffer, matrix_schema(width, kind), 1, path)
     try:
@@ -173,13 +201,12 @@ def read_matrix(
         batch.validate()
         column = batch.column(0)
         values = column.values.slice(column.offset * width, len(column) * width)
-        flat = numbers(values)
+        flat: NDArray[np.floating] = numbers(values)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise damaged(path, f"has a damaged record batch ({error})") from error
     if batch.num_rows != rows or column.null_count or len(flat) != rows * width:
         raise damaged(path, f"does not hold {rows} rows of {width} numbers")
-    matrix: NDArray[np.floating] = flat.reshape(rows, width)
-    return matrix
+    return flat
 
 
 def write_batches(

@@ -29,7 +29,13 @@ from adaptive_search.filters import Filter, Filters
 from adaptive_search.hits import Hit, Hits
 from adaptive_search.indexes.plan import DEFAULT_RECALL, Plan
 from adaptive_search.manifest import StoreSpec, is_index
-from adaptive_search.segment_search import is_plan_due, make_plan, open_funnel, read_plan
+from adaptive_search.segment_search import (
+    is_plan_due,
+    keep_codes,
+    make_plan,
+    open_funnel,
+    read_plan,
+)
 from adaptive_search.store import Store, StoreStatus
 from adaptive_search.vectors import SOURCE, VectorChecker, checked_dims, query_matrix
 
@@ -174,9 +180,11 @@ class AdaptiveIndex:
     @cached_property
     def threads(self) -> int:
         """CPU threads for encoding and searching."""
+        if self._asked_threads:
+            return self._asked_threads
         from adaptive_search.encoder.encoder import available_threads
 
-        return self._asked_threads or available_threads()
+        return available_threads()
 
     def require(
         self,
@@ -369,6 +377,7 @@ class AdaptiveIndex:
         """
         plan = make_plan(self._store, recall=recall, threads=self.threads, wait=wait)
         self._refresh()
+        self._keep_codes()
         return plan
 
     def remove_if_unused(self) -> None:
@@ -581,6 +590,7 @@ class AdaptiveIndex:
             self._refresh()
         if not summary.interrupted:
             self._keep_plan()
+            self._keep_codes()
         return summary
 
     def _keep_plan(self) -> None:
@@ -588,6 +598,11 @@ class AdaptiveIndex:
             before = read_plan(self._store.attributes)
             with suppress(StoreLockedError):  # then the writer that runs will do it
                 self.tune(DEFAULT_RECALL if before is None else before.recall_target)
+
+    def _keep_codes(self) -> None:
+        with suppress(StoreLockedError):  # a cache, so the next change will do
+            if keep_codes(self._store, threads=self.threads):
+                self._refresh()
 
     def _refresh(self) -> None:
         self._store = Store.open(self.path)

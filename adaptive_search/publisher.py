@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from adaptive_search.arrow_arrays import number_array
 from adaptive_search.arrow_files import TOMBSTONES_SCHEMA, write_batches
 from adaptive_search.catalog import Catalog
+from adaptive_search.codes_cache import CODES, CODES_FILE, is_whole
 from adaptive_search.lists_cache import LISTS, LISTS_FILE
 from adaptive_search.manifest import (
     MANIFEST_FILE,
@@ -119,6 +120,11 @@ class Publisher:
         """
         for segment in segments:
             segment.check_suspects()
+        # What a commit names is trusted from then on.
+        if self.attributes.get(CODES) and not is_whole(
+            self.root, self.attributes, self.manifest.committed_ns
+        ):
+            self.attributes[CODES] = ""
         generation = self.manifest.generation + 1
         kept = [self._with_tombstones(segment, generation) for segment in segments]
         remaining = tuple(segment for segment in kept if segment is not None)
@@ -168,10 +174,10 @@ class Publisher:
         # and with it the need for what only the generation before names.
         self.io.fsync_directory(self.root)
         spared: dict[str, set[str]] = {}
-        unused = {f"{MANIFEST_FILE}.tmp", f"{LISTS_FILE}.tmp", LISTS_FILE}
+        caches = {LISTS_FILE: LISTS, CODES_FILE: CODES}
+        unused = {f"{name}.tmp" for name in (MANIFEST_FILE, *caches)} | set(caches)
         for manifest in (self.manifest, read_manifest(self.root)):
-            if manifest.attributes.get(LISTS):
-                unused.discard(LISTS_FILE)
+            unused -= {name for name, key in caches.items() if manifest.attributes.get(key)}
             for entry in manifest.segments:
                 files = {entry.tombstones.file} if entry.tombstones else set()
                 spared.setdefault(entry.name, set()).update(files)

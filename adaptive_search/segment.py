@@ -27,6 +27,7 @@ from adaptive_search.arrow_files import (
 )
 from adaptive_search.errors import DimensionError
 from adaptive_search.json_text import parse_json
+from adaptive_search.kernels import mapping
 from adaptive_search.manifest import (
     CHUNKS_FILE,
     DOCUMENTS_FILE,
@@ -38,6 +39,7 @@ from adaptive_search.manifest import (
 from adaptive_search.storage_io import FileEntry
 
 SEGMENTS = "segments"
+_ENDS_BYTES = 4096
 ROW_COLUMNS = [name for name in CHUNKS_SCHEMA.names if name not in ("chunk_id", "metadata")]
 
 
@@ -109,6 +111,8 @@ class Segment:
         self._suspects: dict[str, FileEntry] = {}  # files touched since the commit
         self._unhashed: set[str] = set()  # files that are hashed before they are used
         self._maps = {name: self._map(name, file) for name, file in files.items()}
+        for name in names[2:]:
+            _fetch_ends(self._maps[name])
         self._checked: set[int] = set()
 
     def _map(self, name: str, entry: FileEntry) -> pa.Buffer:
@@ -167,6 +171,13 @@ class Segment:
             raise DimensionError(self.spec.dims[index], self.spec.dims[: self.bands])
         name, width = self.spec.band_files[index], self.spec.band_widths[index]
         return read_matrix(self._data(name), self.rows, width, np.float16, self.directory / name)
+
+    def scattered_band(self, index: int) -> NDArray[np.float16]:
+        """The same as `band`, in a map for reads here and there."""
+        band = self.band(index)
+        data = mapping.at_random(band.reshape(-1).view(np.uint8))
+        scattered: NDArray[np.float16] = data.view(np.float16).reshape(band.shape)
+        return scattered
 
     def prefix_norms(self, dim: int) -> NDArray[np.float32] | None:
         """Length of each row's prefix of `dim` coordinates: float32 (rows,).
@@ -267,6 +278,13 @@ class Segment:
         if not isinstance(value, dict):
             raise damaged(self.directory / CHUNKS_FILE, "has metadata that is no JSON object")
         return value
+
+
+def _fetch_ends(buffer: pa.Buffer) -> None:
+    """Have the system read what says how an Arrow file is laid out, of all files at a time."""
+    data = np.frombuffer(buffer, np.uint8)
+    mapping.will_read(data[:_ENDS_BYTES])
+    mapping.will_read(data[-_ENDS_BYTES:])
 
 
 def read_documents(buffer: pa.Buffer, entry: SegmentEntry, directory: Path) -> pa.RecordBatch:

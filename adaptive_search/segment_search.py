@@ -3,10 +3,13 @@
 The plan is an attribute of the manifest. A plan with lists needs two things more, which are caches:
 the file of centroids and means, whose checksum the manifest has, and for each segment the list of
 each row. The second is made anew where it is missing; without the first, all codes are scanned.
+The codes themselves are kept too, for most rows: those of segments that were added since, or of all
+where they are missing, are made when the first search needs them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptive_search.codes_cache import CODES, codes_parts, read_codes
 from adaptive_search.errors import QueryError
 from adaptive_search.indexes.flat import FunnelSegment
 from adaptive_search.indexes.funnel import Funnel
@@ -25,6 +29,9 @@ from adaptive_search.segment import Segment
 from adaptive_search.store import Store
 
 PLAN = "plan"  # the manifest attribute of the plan, as JSON
+# Codes are kept anew when those of fewer rows than this share are kept: an open then makes at most
+# the rest, and each row's are written some eight times while an index grows.
+_CODED_SHARE = 0.875
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,26 +49,70 @@ class KeptLists:
         return assign(segment, self.centroids, dims=spec.dims, threads=threads)
 
 
-def open_funnel(store: Store, *, threads: int) -> Funnel:
-    """The funnel over all segments of a store, by its plan."""
-    plan = read_plan(store.attributes)
+def open_funnel(store: Store, *, threads: int, kept_codes: bool = True) -> Funnel:
+    """The funnel over all segments of a store, by its plan.
+
+    Args:
+        store: the index.
+        threads: threads to use.
+        kept_codes: map the codes that are kept; otherwise all are made anew.
+    """
     lists = read_lists(store.path, store.attributes, store.spec)
-    if plan is not None and (lists is None or plan.head_dim not in store.dims):
-        plan = plan.without_lists() if plan.head_dim in store.dims else None
+    plan = _usable_plan(store, lists)
+    kept = read_codes(store.path, store.manifest, plan) if plan is not None and kept_codes else None
     segments = [funnel_segment(store, segment) for segment in store.segments]
-    if lists is not None and plan is not None and plan.lists:
+    with_lists = lists is not None and plan is not None and plan.lists > 0
+    if lists is not None and with_lists:
+        coded = 0 if kept is None else kept.rows
+        starts = np.cumsum([0, *(segment.rows for segment in segments)])
         segments = [
-            _with_lists(store, segment, part, lists, threads)
-            for segment, part in zip(store.segments, segments, strict=True)
+            part if start < coded else _with_lists(store, segment, part, lists, threads)
+            for segment, part, start in zip(store.segments, segments, starts[:-1], strict=True)
         ]
     return Funnel(
         segments,
         store.spec.dims,
         prefix_energy=store.spec.prefix_energy,
         plan=plan,
-        means=lists.means if lists is not None and plan is not None and plan.lists else None,
+        means=lists.means if lists is not None and with_lists else None,
+        kept=kept,
         threads=threads,
     )
+
+
+def _usable_plan(store: Store, lists: KeptLists | None) -> Plan | None:
+    """The plan of an index, as far as its bands and lists are there."""
+    plan = read_plan(store.attributes)
+    if plan is None or plan.head_dim not in store.dims:
+        return None
+    return plan.without_lists() if lists is None else plan
+
+
+def keep_codes(store: Store, *, threads: int) -> bool:
+    """Write the codes of all rows for the next reader, where too many of them would be made anew.
+
+    Returns:
+        Whether they were written.
+
+    Raises:
+        StoreError: the index is being written, or the disk refuses.
+    """
+    if not are_codes_due(store):
+        return False
+    funnel = open_funnel(store, threads=threads, kept_codes=False)
+    with store.writer() as writer:
+        parts = codes_parts(funnel.codes, store.manifest, funnel.plan)
+        writer.set_attributes({CODES: writer.write_codes(parts)})
+    return True
+
+
+def are_codes_due(store: Store) -> bool:
+    """Whether an index with a plan has no codes that are kept, or those of too few rows."""
+    plan = _usable_plan(store, read_lists(store.path, store.attributes, store.spec))
+    if plan is None or not plan.rows or not store.rows or store.dims != store.spec.dims:
+        return False
+    kept = read_codes(store.path, store.manifest, plan)
+    return kept is None or _CODED_SHARE * store.rows > kept.rows
 
 
 def make_plan(
@@ -159,7 +210,8 @@ def funnel_segment(store: Store, segment: Segment) -> FunnelSegment:
     return FunnelSegment(
         bands=[segment.band(i) for i in range(bands)],
         live=segment.live,
-        lengths=_lengths(segment, bands) if store.spec.is_foreign else None,
+        lengths=[segment.norms[:, i] for i in range(bands)] if store.spec.is_foreign else None,
+        scattered=[segment.scattered_band(i) for i in range(bands)],
     )
 
 
@@ -179,8 +231,4 @@ def _with_lists(
     if rows is None:
         rows = lists.rows_of(part, store.spec, threads)
         store.write_cache(segment, rows.tobytes(), key=lists.key)
-    return FunnelSegment(part.bands, part.live, part.lengths, rows)
-
-
-def _lengths(segment: Segment, bands: int) -> list[NDArray[np.float32]]:
-    return [np.ascontiguousarray(segment.norms[:, i]) for i in range(bands)]
+    return dataclasses.replace(part, lists=rows)

@@ -222,6 +222,7 @@ class Store:
 
     def disk_usage(self) -> dict[str, int]:
         """Bytes on disk by kind: manifest, chunks, documents, band_0064, ..., shortlist."""
+        from adaptive_search.codes_cache import CODES_FILE
         from adaptive_search.lists_cache import CACHE_FILE, LISTS_FILE
 
         usage = {"manifest": (self.path / MANIFEST_FILE).stat().st_size}
@@ -235,8 +236,9 @@ class Store:
                 usage["deleted"] += segment.entry.tombstones.entry.bytes
             cache = segment.directory / CACHE_FILE
             usage["shortlist"] += cache.stat().st_size if cache.is_file() else 0
-        lists = self.path / LISTS_FILE
-        usage["shortlist"] += lists.stat().st_size if lists.is_file() else 0
+        for name in (LISTS_FILE, CODES_FILE):
+            path = self.path / name
+            usage["shortlist"] += path.stat().st_size if path.is_file() else 0
         return usage
 
     def verify(self, *, deep: bool = True) -> VerifyReport:

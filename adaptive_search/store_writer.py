@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_search.catalog import KnownDocuments
+from adaptive_search.codes_cache import write_codes
 from adaptive_search.compaction import copy_rows, merge_segments, runs_to_merge, runs_to_tidy
 from adaptive_search.errors import StoreError
 from adaptive_search.lists_cache import write_cache, write_lists_file
@@ -232,6 +233,14 @@ class StoreWriter:
             StoreError: the disk refuses.
         """
         write_lists_file(self._io, self._path, data)
+
+    def write_codes(self, parts: Iterator[bytes | memoryview]) -> str:
+        """Keep codes; gives what the attribute `codes` is to be. See `codes_cache`.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        return write_codes(self._io, self._path, parts)
 
     def close(self) -> None:
         """Drop what was not committed and remove its files."""

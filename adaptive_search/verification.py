@@ -14,6 +14,7 @@ import numpy as np
 from adaptive_search.arrow_arrays import numbers
 from adaptive_search.arrow_files import check_checksum, check_file, damaged
 from adaptive_search.catalog import document_keys
+from adaptive_search.codes_cache import CODES, CODES_FILE, is_whole
 from adaptive_search.errors import StoreFormatError
 from adaptive_search.lists_cache import (
     CACHE_FILE,
@@ -136,6 +137,10 @@ class IndexCheck:
         path, attributes = self.root / LISTS_FILE, manifest.attributes
         is_kept = bool(attributes.get(LISTS)) and os.path.lexists(path)
         if is_kept and read_lists_file(self.root, attributes) is None:
+            self.damaged_caches.append(str(path))
+        path = self.root / CODES_FILE
+        is_kept = bool(attributes.get(CODES)) and os.path.lexists(path)
+        if is_kept and not is_whole(self.root, attributes, committed_ns=0):
             self.damaged_caches.append(str(path))
 
     def _segment(self, manifest: Manifest, entry: SegmentEntry) -> Segment | None:
@@ -270,6 +275,8 @@ def _orphans(root: Path, manifest: Manifest) -> Iterator[str]:
     named_here = {MANIFEST_FILE, SEGMENTS, LOCK_FILE}
     if manifest.attributes.get(LISTS):
         named_here.add(LISTS_FILE)
+    if manifest.attributes.get(CODES):
+        named_here.add(CODES_FILE)
     for child in root.iterdir():
         if child.name not in named_here:
             yield str(child)

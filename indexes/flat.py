@@ -28,19 +28,21 @@ class FunnelSegment:
         lengths: float32 (n,) for each nesting dimension, the length of each row's prefix; None if
             all rows have the prefix lengths that the funnel was given.
         lists: uint32 (n,), the list that each row belongs to; None if rows are not in lists.
+        scattered: the same bands in maps for reads here and there; None if there are none.
     """
 
     bands: Sequence[NDArray[np.float16]]
     live: NDArray[np.bool_] | None = None
     lengths: Sequence[NDArray[np.float32]] | None = None
     lists: NDArray[np.uint32] | None = None
+    scattered: Sequence[NDArray[np.float16]] | None = None
 
     def __post_init__(self) -> None:
         """Refuse parts that do not fit together."""
         if not self.bands:
             raise ValueError("a segment needs at least its lowest band")
         some = [values for values in (self.live, self.lists) if values is not None]
-        per_row: list[Sized] = [*self.bands, *(self.lengths or ()), *some]
+        per_row: list[Sized] = [*self.bands, *(self.lengths or ()), *(self.scattered or ()), *some]
         if any(len(values) != self.rows for values in per_row):
             raise ValueError(f"all parts of a segment must have its {self.rows} rows")
 
@@ -81,12 +83,16 @@ def rank(
             segment.bands[:bands],
             k,
             mask=mask,
-            lengths=None if segment.lengths is None else segment.lengths[bands - 1],
+            lengths=_lengths(segment, bands - 1),
             threads=threads,
         )
         parts.append((scores, np.where(rows < 0, rows, rows + first)))
         first += segment.rows
     return merge(parts, len(queries), k)
+
+
+def _lengths(segment: FunnelSegment, level: int) -> NDArray[np.float32] | None:
+    return None if segment.lengths is None else np.ascontiguousarray(segment.lengths[level])
 
 
 def merge(parts: Sequence[Ranking], queries: int, k: int) -> Ranking:

@@ -27,12 +27,15 @@ from adaptive_search.errors import DimensionError, QueryError
 from adaptive_search.indexes.flat import FunnelSegment, rank, unit_rows
 from adaptive_search.indexes.heads import router, scan_codes
 from adaptive_search.indexes.plan import Plan
-from adaptive_search.kernels.search import Codes, Found, Searcher
+from adaptive_search.kernels.search import Codes, Found, KeptCodes, Searcher
 
 _MIDDLE_FACTOR = 4
 # Where fewer rows than this share may be returned, their heads are scored one by one, which is
 # then cheaper than a filtered scan, and exact.
 _GATHER_SHARE = 0.02
+# After so many queries, codes in a mapped file are copied: the system may take mapped pages back,
+# and those of a copy are large.
+_MAPPED_QUERIES = 256
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ class Funnel:
         prefix_energy: Sequence[float] | None = None,
         plan: Plan | None = None,
         means: NDArray[np.float16] | None = None,
+        kept: KeptCodes | None = None,
         threads: int = 1,
     ) -> None:
         """Take segments as they are; their bands are not copied.
@@ -101,6 +105,8 @@ class Funnel:
                 segment brings the lengths of its rows.
             plan: how to search; by default all codes of the lowest dimension are scanned.
             means: float16 (lists, d), of the rows of each list; for plans with lists.
+            kept: codes of the rows of the first segments, for this plan; these segments need not
+                know their lists. By default all codes are made when they are first needed.
             threads: threads to use for each search.
 
         Raises:
@@ -128,6 +134,8 @@ class Funnel:
         self._energy = None if prefix_energy is None else tuple(prefix_energy)
         self._means = means
         self._threads = threads
+        self._kept, self._mapped_queries = kept, 0
+        self._coded = 0 if kept is None else self._segments_of(kept)
         live = [_all_rows(segment.live, segment.rows) for segment in segments]
         self._live = np.concatenate(live) if any(s.live is not None for s in segments) else None
         self._live_rows = self.rows if self._live is None else int(np.count_nonzero(self._live))
@@ -193,6 +201,11 @@ class Funnel:
         other = copy.copy(self)
         other.plan = plan
         return other
+
+    @property
+    def codes(self) -> Codes:
+        """The codes of all rows, which a later funnel may keep."""
+        return self._heads
 
     @property
     def resident_bytes(self) -> int:
@@ -279,6 +292,11 @@ class Funnel:
         eligible: int,
     ) -> dict[str, Any]:
         """Arguments of a search that takes its shortlist from the codes."""
+        if self._kept is not None and self._mapped_queries <= _MAPPED_QUERIES:
+            self._mapped_queries += len(queries)
+            if self._mapped_queries > _MAPPED_QUERIES:
+                self._kept = dataclasses.replace(self._kept, data=self._kept.data.copy())
+                self.__dict__.pop("_heads", None)
         options: dict[str, Any] = {
             "heads": self._heads,
             "head_queries": _prefix(queries, plan.head_dim),
@@ -385,7 +403,31 @@ class Funnel:
     @cached_property
     def _heads(self) -> Codes:
         bands = self.dims.index(self.plan.head_dim) + 1
-        return scan_codes(self._segments, bands, threads=self._threads, lists=self.plan.lists)
+        lists, threads, kept = self.plan.lists, self._threads, self._kept
+        if kept is None:
+            return scan_codes(self._segments, bands, threads=threads, lists=lists)
+        rest = self._segments[self._coded :]
+        of = [np.zeros(0, np.int64), *(_lists_of(segment) for segment in rest)]
+        return Codes(
+            [segment.bands[:bands] for segment in rest],
+            centre=kept.centre,
+            step=kept.step,
+            lists=np.concatenate(of) if lists else None,
+            list_count=max(lists, 1),
+            threads=threads,
+            kept=kept,
+        )
+
+    def _segments_of(self, kept: KeptCodes) -> int:
+        """How many segments codes were kept of."""
+        starts = np.cumsum([0, *(segment.rows for segment in self._segments)])
+        number = int(np.searchsorted(starts, kept.rows))
+        lists, dim = max(self.plan.lists, 1), self.plan.head_dim
+        if number == len(starts) or starts[number] != kept.rows:
+            raise ValueError(f"codes of {kept.rows} rows are kept, where no segment ends")
+        if (len(kept.list_rows), len(kept.centre)) != (lists, dim):
+            raise ValueError(f"the codes that are kept are not those of {self.plan}")
+        return number
 
     @cached_property
     def _router(self) -> Codes | None:
@@ -401,7 +443,8 @@ class Funnel:
     def _searcher(self) -> Searcher:
         bands = len(self.dims)
         lengths = [s.lengths[:bands] for s in self._segments if s.lengths is not None]
-        return Searcher([segment.bands[:bands] for segment in self._segments], lengths)
+        rows = [segment.scattered or segment.bands for segment in self._segments]
+        return Searcher([of_segment[:bands] for of_segment in rows], lengths)
 
     def _scaled(self, queries: NDArray[np.float32], level: int) -> NDArray[np.float32]:
         """Unit prefixes, divided by the length that the prefixes of all rows share."""
@@ -444,6 +487,12 @@ def _prefix(queries: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
     if queries.shape[1] >= dim:
         return np.ascontiguousarray(queries[:, :dim])
     return np.pad(queries, ((0, 0), (0, dim - queries.shape[1])))
+
+
+def _lists_of(segment: FunnelSegment) -> NDArray[np.int64]:
+    if segment.lists is None:
+        raise ValueError("rows without kept codes must say which list they belong to")
+    return segment.lists.astype(np.int64)
 
 
 def _all_rows(mask: NDArray[np.bool_] | None, rows: int) -> NDArray[np.bool_]:

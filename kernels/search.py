@@ -19,8 +19,40 @@ Bands = Sequence[NDArray[np.float16]]
 MAX_CODE = 127
 
 
+@dataclass(frozen=True, eq=False)
+class KeptCodes:
+    """Codes of the first rows of an index, as `Codes.data` gave them.
+
+    Nothing in `data` is believed: whatever its bytes are, no other rows than those are found.
+
+    Attributes:
+        data: uint8 (bytes,); a memory map is welcome.
+        list_rows: int64 (lists,), the rows of each list.
+        centre: float32 (dim,).
+        step: float32 (dim,).
+    """
+
+    data: NDArray[np.uint8]
+    list_rows: NDArray[np.int64]
+    centre: NDArray[np.float32]
+    step: NDArray[np.float32]
+
+    @property
+    def rows(self) -> int:
+        """Rows that have codes here."""
+        return int(self.list_rows.sum())
+
+
 class Codes:
-    """The lowest dims of all rows in 8 bits, in lists, held in memory."""
+    """The lowest dims of all rows in 8 bits, in lists.
+
+    Attributes:
+        rows: rows that have codes.
+        dim: dims that are coded.
+        list_rows: int64 (lists,), the rows of each list, of those that were not kept.
+        centre: float32 (dim,).
+        step: float32 (dim,).
+    """
 
     def __init__(
         self,
@@ -32,6 +64,7 @@ class Codes:
         list_count: int = 1,
         unit: bool = True,
         threads: int = 1,
+        kept: KeptCodes | None = None,
     ) -> None:
         """Code rows.
 
@@ -44,6 +77,7 @@ class Codes:
             list_count: lists that there are.
             unit: bring each row to unit length first.
             threads: threads to use.
+            kept: codes of the rows before these, of the same scale and lists.
 
         Raises:
             ValueError: shapes disagree.
@@ -53,9 +87,29 @@ class Codes:
         if lists is not None:
             order = np.argsort(lists, kind="stable")
             sizes = np.bincount(lists, minlength=list_count).astype(np.int64)
-        self.native = _native.Codes(_bits(bands), order, sizes, centre, step, unit, threads)
+        self.native = _native.Codes(
+            _bits(bands),
+            order,
+            sizes,
+            centre,
+            step,
+            unit,
+            threads,
+            None if kept is None else kept.data,
+            None if kept is None else kept.list_rows,
+        )
         self.rows: int = self.native.rows
         self.dim = len(centre)
+        self.list_rows, self.centre, self.step = sizes, centre, step
+
+    @property
+    def data(self) -> NDArray[np.uint8]:
+        """The codes of all rows as they lie in memory, to be kept: uint8 (bytes,), read-only.
+
+        Raises:
+            ValueError: some of them were kept from before.
+        """
+        return self.native.data
 
     @property
     def bytes(self) -> int:
@@ -106,8 +160,8 @@ class Searcher:
 
         Args:
             bands: for each segment its bands, float16 (n, width), at least one segment.
-            lengths: for each segment the lengths of its prefixes, float32 (n,) each; empty if all
-                rows have the same.
+            lengths: for each segment the lengths of its prefixes, float32 (n,) each, which may lie
+                apart in memory; empty if all rows have the same.
 
         Raises:
             ValueError: shapes disagree.

@@ -11,6 +11,7 @@ void bind_engine(nb::module_ &m);
 void bind_ops(nb::module_ &m);
 void bind_exact(nb::module_ &m);
 void bind_search(nb::module_ &m);
+void bind_mapping(nb::module_ &m);
 void bind_training(nb::module_ &m);
 
 namespace {
@@ -37,5 +38,6 @@ NB_MODULE(_native, m) {
     bind_ops(m);
     bind_exact(m);
     bind_search(m);
+    bind_mapping(m);
     bind_training(m);
 }

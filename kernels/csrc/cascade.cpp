@@ -44,13 +44,39 @@ double now() {
 }
 
 Cascade::Cascade(std::vector<SegmentRows> segments)
-    : segments_(std::move(segments)), dot_(active_dot_f16()) {}
+    : segments_(std::move(segments)), dot_(active_dot_f16()) {
+    for (const SegmentRows& segment : segments_) {
+        std::vector<ScatteredReads>& reads = reads_.emplace_back();
+        const std::size_t rows = static_cast<std::size_t>(segment.count);
+        for (const Band& band : segment.bands) {
+            reads.emplace_back(band.data, rows * static_cast<std::size_t>(band.width) * 2);
+        }
+        for (const Lengths& lengths : segment.lengths) {
+            reads.emplace_back(lengths.data, rows * static_cast<std::size_t>(lengths.stride) * 4);
+        }
+    }
+}
 
-const SegmentRows& Cascade::segment_of(std::int64_t row) const {
+std::size_t Cascade::segment_of(std::int64_t row) const {
     const auto after = std::upper_bound(
         segments_.begin(), segments_.end(), row,
         [](std::int64_t value, const SegmentRows& segment) { return value < segment.first; });
-    return *(after - 1);
+    return static_cast<std::size_t>(after - segments_.begin()) - 1;
+}
+
+// Has the system read the bands from begin to end of a row, and its length there.
+void Cascade::ask(std::int64_t row, int begin, int end) const {
+    const std::size_t at = segment_of(row);
+    const SegmentRows& segment = segments_[at];
+    const std::size_t local = static_cast<std::size_t>(row - segment.first);
+    for (std::size_t b = static_cast<std::size_t>(begin); b < static_cast<std::size_t>(end); ++b) {
+        const std::size_t bytes = static_cast<std::size_t>(segment.bands[b].width) * 2;
+        reads_[at][b].ask(local * bytes, bytes);
+    }
+    if (segment.lengths.empty()) return;
+    const std::size_t last = static_cast<std::size_t>(end) - 1;
+    const std::size_t stride = static_cast<std::size_t>(segment.lengths[last].stride) * 4;
+    reads_[at][segment.bands.size() + last].ask(local * stride, sizeof(float));
 }
 
 std::vector<Hit> Cascade::rank(const std::vector<std::int64_t>& candidates, const float* query,
@@ -68,18 +94,20 @@ std::vector<Hit> Cascade::rank(const std::vector<std::int64_t>& candidates, cons
         const double start = now();
         const auto prefetch_at = [&](std::size_t i) {
             const std::int64_t row = partials[i].hit.row;
-            prefetch(segment_of(row), begin, step.bands, row);
+            prefetch(segments_[segment_of(row)], begin, step.bands, row);
         };
+        for (const Partial& partial : partials) ask(partial.hit.row, begin, step.bands);
         for (std::size_t i = 0; i < std::min(partials.size(), kPrefetchRows); ++i) prefetch_at(i);
         for (std::size_t i = 0; i < partials.size(); ++i) {
             if (i + kPrefetchRows < partials.size()) prefetch_at(i + kPrefetchRows);
             Partial& partial = partials[i];
-            const SegmentRows& segment = segment_of(partial.hit.row);
+            const SegmentRows& segment = segments_[segment_of(partial.hit.row)];
             const std::int64_t row = partial.hit.row - segment.first;
             float score = dot_(segment.bands.data() + begin, step.bands - begin, row, query,
                                space.lanes.data() + std::size_t{partial.lanes} * kLanes);
             if (!segment.lengths.empty()) {
-                score /= segment.lengths[static_cast<std::size_t>(step.bands) - 1][row];
+                const Lengths& lengths = segment.lengths[static_cast<std::size_t>(step.bands) - 1];
+                score /= lengths.data[row * lengths.stride];
             }
             partial.hit.score = comparable(score);
         }

@@ -4,17 +4,24 @@
 #include <cstdint>
 #include <vector>
 
-#include "hits.h"
 #include "dot_f16.h"
+#include "hits.h"
+#include "paging.h"
 
 namespace adaptive_search {
+
+// A number for each row, `stride` numbers apart.
+struct Lengths {
+    const float* data;
+    std::int64_t stride;
+};
 
 // The rows of one segment.
 struct SegmentRows {
     std::int64_t first;  // its number in the whole index
     std::int64_t count;
     std::vector<Band> bands;
-    std::vector<const float*> lengths;  // of each prefix of bands; none if all rows have the same
+    std::vector<Lengths> lengths;  // of each prefix of bands; none if all rows have the same
 };
 
 // One step: score by the lowest `bands` bands, then keep the best `keep`, and of these only rows
@@ -53,9 +60,11 @@ class Cascade {
     std::int64_t rows() const { return segments_.back().first + segments_.back().count; }
 
    private:
-    const SegmentRows& segment_of(std::int64_t row) const;
+    std::size_t segment_of(std::int64_t row) const;
+    void ask(std::int64_t row, int begin, int end) const;
 
     std::vector<SegmentRows> segments_;
+    std::vector<std::vector<ScatteredReads>> reads_;  // of each band, then of the lengths
     DotF16 dot_;
 };
 

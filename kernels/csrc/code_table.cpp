@@ -1,6 +1,7 @@
 #include "code_table.h"
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <new>
 #include <utility>
@@ -14,6 +15,7 @@ namespace {
 
 constexpr std::int32_t kMiddle = 128;
 constexpr float kLargest = 127.0f;
+constexpr std::int64_t kNumberBytes = sizeof(std::uint32_t);
 constexpr std::int64_t kLargestCode = 255, kLargestWeight = 127;
 constexpr std::int64_t kLargestScore = std::numeric_limits<std::int32_t>::max();
 
@@ -45,25 +47,36 @@ std::uint8_t* allocate(std::size_t size) {
 
 }  // namespace
 
-CodeTable::CodeTable(std::vector<std::int64_t> list_rows, std::int64_t dim, Scale scale)
+CodeTable::CodeTable(const std::vector<std::int64_t>& list_rows, Scale scale, std::int64_t rows,
+                     const std::uint8_t* data)
     : scale_(std::move(scale)),
-      groups_((dim + kGroupDims - 1) / kGroupDims),
+      groups_((dim() + kGroupDims - 1) / kGroupDims),
+      row_limit_(static_cast<std::uint32_t>(rows)),
       first_block_{0},
+      data_(data),
       scan_(active_scan_codes()) {
-    for (const std::int64_t rows : list_rows) {
-        first_block_.push_back(first_block_.back() + (rows + kBlockRows - 1) / kBlockRows);
+    for (const std::int64_t count : list_rows) {
+        first_block_.push_back(first_block_.back() + (count + kBlockRows - 1) / kBlockRows);
     }
-    data_.reset(allocate(bytes()));
-    std::fill_n(data_.get(), bytes(), static_cast<std::uint8_t>(kMiddle));
+}
+
+CodeTable::CodeTable(const std::vector<std::int64_t>& list_rows, Scale scale, std::int64_t rows)
+    : CodeTable(list_rows, std::move(scale), rows, nullptr) {
+    own_.reset(allocate(bytes()));
+    data_ = own_.get();
     for (std::int64_t list = 0; list < lists(); ++list) {
-        std::fill_n(rows(list), blocks(list) * kBlockRows, kPadding);
+        std::uint8_t* codes = own_.get() + first_block(list) * stride();
+        std::fill_n(codes, numbers_at(list), static_cast<std::uint8_t>(kMiddle));
+        // No row has the largest number, which stands behind the last row of a list.
+        std::fill(codes + numbers_at(list), codes + bytes(list), std::uint8_t{0xff});
     }
 }
 
 void CodeTable::put(std::int64_t list, std::int64_t at, std::uint32_t row, const float* x) {
-    rows(list)[at] = row;
-    std::uint8_t* place = codes(list) + at / kBlockRows * groups_ * kGroupBytes +
-                          at % kBlockRows * kGroupDims;
+    std::uint8_t* codes = own_.get() + first_block(list) * stride();
+    std::memcpy(codes + numbers_at(list) + at * kNumberBytes, &row, sizeof row);
+    std::uint8_t* place =
+        codes + at / kBlockRows * groups_ * kGroupBytes + at % kBlockRows * kGroupDims;
     const float* centre = scale_.centre.data();
     const float* step = scale_.step.data();
     for (std::int64_t d = 0; d < dim(); ++d) {
@@ -101,6 +114,7 @@ void CodeTable::scan(const std::int8_t* query, std::int64_t list, std::int64_t b
                      std::int32_t offset, TopCodes& best) const {
     std::int32_t scores[kScanBlocks * kBlockRows];
     std::int32_t places[kScanBlocks * kBlockRows];
+    const std::uint8_t* numbers = data(list) + numbers_at(list);
     for (std::int64_t b = begin; b < end; b += kScanBlocks) {
         const std::int64_t count = std::min(kScanBlocks, end - b);
         const std::int64_t skipped = b * groups_ * kGroupBytes;
@@ -108,39 +122,35 @@ void CodeTable::scan(const std::int8_t* query, std::int64_t list, std::int64_t b
             std::int64_t{best.least()} - offset, std::numeric_limits<std::int32_t>::min());
         if (least > kLargestScore) return;
         const std::int64_t found =
-            scan_(codes(list) + skipped, count, groups_, query, static_cast<std::int32_t>(least),
+            scan_(data(list) + skipped, count, groups_, query, static_cast<std::int32_t>(least),
                   ahead + skipped, scores, places);
-        const std::uint32_t* numbers = rows(list) + b * kBlockRows;
         for (std::int64_t i = 0; i < found; ++i) {
-            const std::uint32_t row = numbers[places[i]];
-            if (row != kPadding && (mask == nullptr || mask[row])) {
+            std::uint32_t row;
+            std::memcpy(&row, numbers + (b * kBlockRows + places[i]) * kNumberBytes, sizeof row);
+            if (row < row_limit_ && (mask == nullptr || mask[row])) {
                 best.add(scores[i] + offset, row);
             }
         }
     }
 }
 
-void CodeTable::scan_list(const std::int8_t* query, std::int64_t list, std::int64_t next,
+void CodeTable::scan_list(const std::int8_t* query, std::int64_t list, const std::uint8_t* ahead,
                           const bool* mask, std::int32_t offset, TopCodes& best) const {
-    scan(query, list, 0, blocks(list), codes(next), mask, offset, best);
+    scan(query, list, 0, blocks(list), ahead, mask, offset, best);
 }
 
-std::vector<TopCodes> CodeTable::scan_all(const std::int8_t* queries, std::int64_t count,
-                                          std::int64_t k, const bool* mask) const {
-    std::vector<TopCodes> best;
-    best.reserve(static_cast<std::size_t>(count));
-    for (std::int64_t q = 0; q < count; ++q) best.emplace_back(k);
+void CodeTable::scan_all(const std::int8_t* queries, const bool* mask,
+                         std::vector<TopCodes>& best) const {
     for (std::int64_t list = 0; list < lists(); ++list) {
         for (std::int64_t b = 0; b < blocks(list); b += kScanBlocks) {
             const std::int64_t end = std::min(b + kScanBlocks, blocks(list));
             for (std::size_t q = 0; q < best.size(); ++q) {
                 const std::int8_t* query =
                     queries + static_cast<std::int64_t>(q) * groups_ * kGroupDims;
-                scan(query, list, b, end, codes(list), mask, 0, best[q]);
+                scan(query, list, b, end, data(list), mask, 0, best[q]);
             }
         }
     }
-    return best;
 }
 
 }  // namespace adaptive_search

@@ -65,17 +65,29 @@ struct Scale {
     std::vector<float> step;
 };
 
-// The codes, in anonymous memory: what every query reads should not wait for a disk. The blocks of a
-// list lie one after the other, and behind them the numbers of its rows, in the order of the codes.
+// Codes of some rows. The blocks of a list lie one after the other, and behind them the numbers of
+// its rows, in the order of the codes. Each list starts a block.
 class CodeTable {
    public:
-    // Each list starts a block.
-    CodeTable(std::vector<std::int64_t> list_rows, std::int64_t dim, Scale scale);
+    // Codes to be put in, of rows with numbers below `rows`.
+    CodeTable(const std::vector<std::int64_t>& list_rows, Scale scale, std::int64_t rows);
+
+    // Codes as an earlier table had them; `data` belongs to the caller. Nothing in it is believed:
+    // whatever the bytes are, no row from `rows` on is found.
+    CodeTable(const std::vector<std::int64_t>& list_rows, Scale scale, std::int64_t rows,
+              const std::uint8_t* data);
 
     std::int64_t dim() const { return static_cast<std::int64_t>(scale_.centre.size()); }
     std::int64_t groups() const { return groups_; }
     std::int64_t lists() const { return static_cast<std::int64_t>(first_block_.size()) - 1; }
     std::size_t bytes() const { return static_cast<std::size_t>(first_block_.back() * stride()); }
+    std::size_t bytes(std::int64_t list) const {
+        return static_cast<std::size_t>(blocks(list) * stride());
+    }
+    const std::uint8_t* data() const { return data_; }
+    const std::uint8_t* data(std::int64_t list) const {
+        return data_ + first_block(list) * stride();
+    }
 
     // Stores a row as number `at` of a list. x: float32 (dim,).
     void put(std::int64_t list, std::int64_t at, std::uint32_t row, const float* x);
@@ -90,21 +102,18 @@ class CodeTable {
     std::int32_t to_offset(float product, float unit) const;
 
     // Adds the rows of a list to the best, only those that the mask allows, with `offset` added to
-    // their scores. The list that is scanned next comes from memory meanwhile; itself if none is.
-    void scan_list(const std::int8_t* query, std::int64_t list, std::int64_t next,
+    // their scores. What is scanned next, from `ahead` on, comes from memory meanwhile.
+    void scan_list(const std::int8_t* query, std::int64_t list, const std::uint8_t* ahead,
                    const bool* mask, std::int32_t offset, TopCodes& best) const;
 
-    // The best k rows for each query over all lists, a few queries at a time, so that codes come
-    // from memory once for all of them.
-    std::vector<TopCodes> scan_all(const std::int8_t* queries, std::int64_t count, std::int64_t k,
-                                   const bool* mask) const;
+    // Adds the rows of all lists to the best of each query, a few queries at a time, so that codes
+    // come from memory once for all of them.
+    void scan_all(const std::int8_t* queries, const bool* mask, std::vector<TopCodes>& best) const;
 
    private:
     struct Free {
         void operator()(std::uint8_t* p) const { std::free(p); }
     };
-    static constexpr std::uint32_t kPadding = std::numeric_limits<std::uint32_t>::max();
-
     // Bytes of a block with its row numbers.
     std::int64_t stride() const { return (groups_ + 1) * kGroupBytes; }
     std::int64_t first_block(std::int64_t list) const {
@@ -113,11 +122,9 @@ class CodeTable {
     std::int64_t blocks(std::int64_t list) const {
         return first_block(list + 1) - first_block(list);
     }
-    std::uint8_t* codes(std::int64_t list) const {
-        return data_.get() + first_block(list) * stride();
-    }
-    std::uint32_t* rows(std::int64_t list) const {
-        return reinterpret_cast<std::uint32_t*>(codes(list) + blocks(list) * groups_ * kGroupBytes);
+    // Where the numbers of a list's rows begin, in bytes from its codes on.
+    std::int64_t numbers_at(std::int64_t list) const {
+        return blocks(list) * groups_ * kGroupBytes;
     }
     void scan(const std::int8_t* query, std::int64_t list, std::int64_t begin, std::int64_t end,
               const std::uint8_t* ahead, const bool* mask, std::int32_t offset,
@@ -125,8 +132,10 @@ class CodeTable {
 
     Scale scale_;
     std::int64_t groups_;
+    std::uint32_t row_limit_;
     std::vector<std::int64_t> first_block_;
-    std::unique_ptr<std::uint8_t[], Free> data_;
+    std::unique_ptr<std::uint8_t[], Free> own_;
+    const std::uint8_t* data_;
     ScanCodes scan_;
 };
 

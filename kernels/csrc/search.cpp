@@ -1,5 +1,6 @@
 // Search in nested vectors: lists, codes and cascade in one call for a batch of queries.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -16,6 +17,7 @@
 #include "cascade.h"
 #include "code_table.h"
 #include "object_pool.h"
+#include "paging.h"
 #include "parallel.h"
 
 namespace nb = nanobind;
@@ -28,6 +30,7 @@ using Input = nb::ndarray<const T, nb::ndim<Dims>, nb::c_contig, nb::device::cpu
 template <typename T, int Dims>
 using Output = nb::ndarray<T, nb::ndim<Dims>, nb::c_contig, nb::device::cpu>;
 using BandArray = Input<std::uint16_t, 2>;
+using LengthsArray = nb::ndarray<const float, nb::ndim<1>, nb::device::cpu>;  // of any stride
 
 // Queries that share one pass over all codes.
 constexpr std::size_t kQueriesAtOnce = 8;
@@ -77,55 +80,106 @@ struct CodedQueries {
     std::vector<float> units;
 };
 
-// The codes of the lowest dims of all rows.
+// The codes of the lowest dims of all rows: those that were kept from before, which may lie in a
+// mapped file, and those of the rows behind them.
 class Codes {
    public:
-    Codes(const std::vector<std::vector<BandArray>>& bands, const std::optional<Input<std::int64_t, 1>>& order,
+    Codes(const std::vector<std::vector<BandArray>>& bands,
+          const std::optional<Input<std::int64_t, 1>>& order,
           const Input<std::int64_t, 1>& list_rows, const Input<float, 1>& centre,
-          const Input<float, 1>& step, bool unit, std::int64_t threads)
-        : table_(make_table(list_rows, centre, step)) {
+          const Input<float, 1>& step, bool unit, std::int64_t threads,
+          const std::optional<Input<std::uint8_t, 1>>& kept,
+          const std::optional<Input<std::int64_t, 1>>& kept_list_rows)
+        : kept_data_(kept) {
+        require(centre.size() == step.size() && centre.size() > 0,
+                "centre and step must have one number a dim");
+        const Scale scale{{centre.data(), centre.data() + centre.size()},
+                          {step.data(), step.data() + step.size()}};
+        if (kept) keep(*kept, *kept_list_rows, scale);
+        require(kept || !bands.empty(), "at least one segment is needed");
+        const std::int64_t first = rows_;
+        const std::vector<std::int64_t> counts = counts_of(list_rows);
+        require(tables_.empty() || size_of(counts.size()) == tables_[0].lists(),
+                "kept codes have other lists");
+        if (bands.empty()) return;
         const std::vector<SegmentRows> segments = segments_of(bands);
-        rows_ = segments.back().first + segments.back().count;
+        const std::int64_t added = segments.back().first + segments.back().count;
         std::int64_t width = 0;
         for (const Band& band : segments[0].bands) width += band.width;
-        require(width == table_.dim(), "the bands and the centre differ in their dims");
+        require(width == size_of(centre.size()), "the bands and the centre differ in their dims");
         std::vector<std::int64_t> ends;
         std::int64_t total = 0;
-        for (std::size_t l = 0; l < list_rows.size(); ++l) {
-            ends.push_back(total += list_rows.data()[l]);
-        }
-        require(total == rows_ && rows_ < INT64_C(0xffffffff), "lists must divide the rows");
+        for (const std::int64_t count : counts) ends.push_back(total += count);
+        rows_ += added;
+        require(total == added && rows_ < kMostRows, "lists must divide the rows");
         if (order) {
-            require(size_of(order->size()) == rows_, "order needs one number a row");
+            require(size_of(order->size()) == added, "order needs one number a row");
             for (std::size_t i = 0; i < order->size(); ++i) {
-                require(order->data()[i] >= 0 && order->data()[i] < rows_, "order holds no row");
+                require(order->data()[i] >= 0 && order->data()[i] < added, "order holds no row");
             }
         }
+        if (added == 0 && !tables_.empty()) return;
         const std::int64_t* numbers = order ? order->data() : nullptr;
+        CodeTable& table = tables_.emplace_back(counts, scale, rows_);
         nb::gil_scoped_release release;
-        run_ranges(static_cast<std::size_t>(rows_), kRowsAtOnce, static_cast<std::size_t>(threads),
+        run_ranges(static_cast<std::size_t>(added), kRowsAtOnce, static_cast<std::size_t>(threads),
                    [&](std::size_t begin, std::size_t end, std::size_t) {
-                       fill(segments, numbers, ends, size_of(begin), size_of(end), unit);
+                       fill(table, first, segments, numbers, ends, size_of(begin), size_of(end),
+                            unit);
                    });
     }
 
-    const CodeTable& table() const { return table_; }
+    // All of the same scale and lists; at least one.
+    const std::vector<CodeTable>& tables() const { return tables_; }
     std::int64_t rows() const { return rows_; }
+    std::int64_t dim() const { return tables_[0].dim(); }
+    std::int64_t lists() const { return tables_[0].lists(); }
+    std::size_t bytes() const {
+        std::size_t sum = 0;
+        for (const CodeTable& table : tables_) sum += table.bytes();
+        return sum;
+    }
+
+    // Bytes that a query has in its form of codes.
+    std::int64_t query_bytes() const { return tables_[0].groups() * kGroupDims; }
 
     CodedQueries encode(const float* queries, std::int64_t count) const {
-        const std::int64_t stride = table_.groups() * kGroupDims;
-        CodedQueries coded{std::vector<std::int8_t>(static_cast<std::size_t>(count * stride)), {}};
+        const std::size_t size = static_cast<std::size_t>(count * query_bytes());
+        CodedQueries coded{std::vector<std::int8_t>(size), {}};
         for (std::int64_t q = 0; q < count; ++q) {
-            coded.units.push_back(table_.encode_query(queries + q * table_.dim(),
-                                                      coded.codes.data() + q * stride));
+            coded.units.push_back(tables_[0].encode_query(queries + q * dim(),
+                                                          coded.codes.data() + q * query_bytes()));
         }
         return coded;
+    }
+
+    // The best k rows for each query over all lists.
+    std::vector<TopCodes> scan_all(const std::int8_t* queries, std::int64_t count, std::int64_t k,
+                                   const bool* mask) const {
+        std::vector<TopCodes> best;
+        best.reserve(static_cast<std::size_t>(count));
+        for (std::int64_t q = 0; q < count; ++q) best.emplace_back(k);
+        for (const CodeTable& table : tables_) table.scan_all(queries, mask, best);
+        return best;
+    }
+
+    // Adds the rows of lists to the best, with what each list adds to their scores.
+    void scan_lists(const std::int8_t* query, const std::vector<std::int64_t>& lists,
+                    const std::vector<std::int32_t>& offsets, const bool* mask,
+                    TopCodes& best) const {
+        if (read_before_) fetch(lists);
+        for (const CodeTable& table : tables_) {
+            for (std::size_t l = 0; l < lists.size(); ++l) {
+                const std::uint8_t* next = table.data(lists[std::min(l + 1, lists.size() - 1)]);
+                table.scan_list(query, lists[l], next, mask, offsets[l], best);
+            }
+        }
     }
 
     // Writes the k best rows for each query, -1 behind the last.
     void nearest(const Input<float, 2>& queries, std::int64_t threads,
                  const Output<std::int64_t, 2>& found) const {
-        require(size_of(queries.shape(1)) == table_.dim(), "queries and codes differ in their dims");
+        require(size_of(queries.shape(1)) == dim(), "queries and codes differ in their dims");
         require(found.shape(0) == queries.shape(0) && found.shape(1) > 0,
                 "found must be (queries, k)");
         const std::int64_t k = size_of(found.shape(1));
@@ -133,8 +187,8 @@ class Codes {
         run_ranges(queries.shape(0), kQueriesAtOnce, static_cast<std::size_t>(threads),
                    [&](std::size_t begin, std::size_t end, std::size_t) {
                        const std::int64_t count = size_of(end - begin);
-                       const auto coded = encode(queries.data() + size_of(begin) * table_.dim(), count);
-                       auto best = table_.scan_all(coded.codes.data(), count, k, nullptr);
+                       const auto coded = encode(queries.data() + size_of(begin) * dim(), count);
+                       auto best = scan_all(coded.codes.data(), count, k, nullptr);
                        for (std::size_t q = begin; q < end; ++q) {
                            const auto rows = best[q - begin].rows(true);
                            std::int64_t* out = found.data() + size_of(q) * k;
@@ -144,23 +198,47 @@ class Codes {
     }
 
    private:
-    static CodeTable make_table(const Input<std::int64_t, 1>& list_rows,
-                                const Input<float, 1>& centre, const Input<float, 1>& step) {
-        require(centre.size() == step.size() && centre.size() > 0,
-                "centre and step must have one number a dim");
+    static constexpr std::int64_t kMostRows = 0xffffffff;
+
+    static std::vector<std::int64_t> counts_of(const Input<std::int64_t, 1>& list_rows) {
+        require(list_rows.size() > 0, "at least one list is needed");
         for (std::size_t l = 0; l < list_rows.size(); ++l) {
-            require(list_rows.data()[l] >= 0, "a list cannot have fewer than no rows");
+            const std::int64_t count = list_rows.data()[l];
+            require(count >= 0 && count < kMostRows, "a list cannot have so many rows");
         }
-        return CodeTable({list_rows.data(), list_rows.data() + list_rows.size()},
-                         size_of(centre.size()),
-                         {{centre.data(), centre.data() + centre.size()},
-                          {step.data(), step.data() + step.size()}});
+        return {list_rows.data(), list_rows.data() + list_rows.size()};
     }
 
-    void fill(const std::vector<SegmentRows>& segments, const std::int64_t* order,
-              const std::vector<std::int64_t>& ends, std::int64_t begin, std::int64_t end,
-              bool unit) {
-        std::vector<float> x(static_cast<std::size_t>(table_.dim()));
+    void keep(const Input<std::uint8_t, 1>& data, const Input<std::int64_t, 1>& list_rows,
+              const Scale& scale) {
+        const std::vector<std::int64_t> counts = counts_of(list_rows);
+        for (const std::int64_t count : counts) {
+            rows_ += count;
+            require(rows_ < kMostRows, "kept codes have too many rows");
+        }
+        tables_.emplace_back(counts, scale, rows_, data.data());
+        require(data.size() == tables_[0].bytes(), "kept codes have the wrong size");
+        if (lists() == 1) return;
+        will_read_at_random(data.data(), data.size());
+        read_before_ = std::make_unique<std::atomic<bool>[]>(counts.size());
+    }
+
+    // Has the system read kept lists that no query read before, all at a time.
+    void fetch(const std::vector<std::int64_t>& lists) const {
+        for (const std::int64_t list : lists) {
+            std::atomic<bool>& read = read_before_[static_cast<std::size_t>(list)];
+            if (read.load(std::memory_order_relaxed)) continue;
+            read.store(true, std::memory_order_relaxed);
+            will_read(tables_[0].data(list), tables_[0].bytes(list));
+        }
+    }
+
+    // Codes of the rows from begin to end in the order of their lists; `first` is the number of the
+    // first row of the segments.
+    static void fill(CodeTable& table, std::int64_t first, const std::vector<SegmentRows>& segments,
+                     const std::int64_t* order, const std::vector<std::int64_t>& ends,
+                     std::int64_t begin, std::int64_t end, bool unit) {
+        std::vector<float> x(static_cast<std::size_t>(table.dim()));
         std::size_t list = static_cast<std::size_t>(
             std::upper_bound(ends.begin(), ends.end(), begin) - ends.begin());
         for (std::int64_t i = begin; i < end; ++i) {
@@ -177,7 +255,7 @@ class Codes {
             }
             if (unit) to_unit(x);
             const std::int64_t start = list == 0 ? 0 : ends[list - 1];
-            table_.put(size_of(list), i - start, static_cast<std::uint32_t>(row), x.data());
+            table.put(size_of(list), i - start, static_cast<std::uint32_t>(first + row), x.data());
         }
     }
 
@@ -189,7 +267,9 @@ class Codes {
         for (float& value : x) value /= length;
     }
 
-    CodeTable table_;
+    std::optional<Input<std::uint8_t, 1>> kept_data_;
+    std::vector<CodeTable> tables_;
+    std::unique_ptr<std::atomic<bool>[]> read_before_;  // for each kept list
     std::int64_t rows_ = 0;
 };
 
@@ -215,7 +295,7 @@ struct Request {
 class Searcher {
    public:
     Searcher(const std::vector<std::vector<BandArray>>& bands,
-             const std::vector<std::vector<Input<float, 1>>>& lengths)
+             const std::vector<std::vector<LengthsArray>>& lengths)
         : bands_(bands), lengths_(lengths), cascade_(with_lengths(bands, lengths)) {
         for (const BandArray& band : bands[0]) widths_.push_back(size_of(band.shape(1)));
     }
@@ -290,7 +370,7 @@ class Searcher {
    private:
     static std::vector<SegmentRows> with_lengths(
         const std::vector<std::vector<BandArray>>& bands,
-        const std::vector<std::vector<Input<float, 1>>>& lengths) {
+        const std::vector<std::vector<LengthsArray>>& lengths) {
         std::vector<SegmentRows> segments = segments_of(bands);
         require(lengths.empty() || lengths.size() == bands.size(),
                 "lengths must be given for all segments or for none");
@@ -299,7 +379,9 @@ class Searcher {
             for (const auto& values : lengths[s]) {
                 require(size_of(values.size()) == segments[s].count,
                         "lengths need one number a row");
-                segments[s].lengths.push_back(values.data());
+                require(values.size() < 2 || values.stride(0) > 0, "lengths must lie in order");
+                const std::int64_t stride = values.size() < 2 ? 1 : values.stride(0);
+                segments[s].lengths.push_back({values.data(), stride});
             }
         }
         return segments;
@@ -328,13 +410,13 @@ class Searcher {
                 "either candidates or heads are needed");
         require(request.heads->rows() == cascade_.rows(), "heads and bands differ in their rows");
         require(head_queries->shape(0) == count &&
-                    size_of(head_queries->shape(1)) == request.heads->table().dim(),
+                    size_of(head_queries->shape(1)) == request.heads->dim(),
                 "the queries do not fit the heads");
         request.head_queries = head_queries->data();
         if (request.router == nullptr) return;
-        require(request.nprobe > 0 && request.router->rows() == request.heads->table().lists() &&
+        require(request.nprobe > 0 && request.router->rows() == request.heads->lists() &&
                     route_queries.has_value() && route_queries->shape(0) == count &&
-                    size_of(route_queries->shape(1)) == request.router->table().dim(),
+                    size_of(route_queries->shape(1)) == request.router->dim(),
                 "the router does not fit the lists, or the queries do not fit the router");
         request.route_queries = route_queries->data();
     }
@@ -383,29 +465,25 @@ class Searcher {
 
     static std::vector<std::vector<std::int64_t>> shortlists(const Request& r, std::int64_t begin,
                                                              std::int64_t end) {
-        const CodeTable& table = r.heads->table();
         const std::int64_t count = end - begin;
-        const auto heads = r.heads->encode(r.head_queries + begin * table.dim(), count);
+        const auto heads = r.heads->encode(r.head_queries + begin * r.heads->dim(), count);
         std::vector<std::vector<std::int64_t>> found;
         if (r.router == nullptr) {
-            for (TopCodes& best : table.scan_all(heads.codes.data(), count, r.shortlist, r.mask)) {
+            for (TopCodes& best :
+                 r.heads->scan_all(heads.codes.data(), count, r.shortlist, r.mask)) {
                 found.push_back(best.rows(false));
             }
             return found;
         }
-        const CodeTable& router = r.router->table();
-        const auto routes = r.router->encode(r.route_queries + begin * router.dim(), count);
-        auto nearest = router.scan_all(routes.codes.data(), count, r.nprobe, nullptr);
+        const auto routes = r.router->encode(r.route_queries + begin * r.router->dim(), count);
+        auto nearest = r.router->scan_all(routes.codes.data(), count, r.nprobe, nullptr);
         for (std::int64_t q = 0; q < count; ++q) {
             const std::size_t at = static_cast<std::size_t>(q);
             const auto lists = nearest[at].rows(true);
             const auto offsets = offsets_of(r, begin + q, heads.units[at], lists);
-            const std::int8_t* query = heads.codes.data() + q * table.groups() * kGroupDims;
             TopCodes best(r.shortlist);
-            for (std::size_t l = 0; l < lists.size(); ++l) {
-                const std::int64_t next = lists[std::min(l + 1, lists.size() - 1)];
-                table.scan_list(query, lists[l], next, r.mask, offsets[l], best);
-            }
+            r.heads->scan_lists(heads.codes.data() + q * r.heads->query_bytes(), lists, offsets,
+                                r.mask, best);
             found.push_back(best.rows(false));
         }
         return found;
@@ -421,13 +499,13 @@ class Searcher {
         for (std::size_t l = 0; l < lists.size(); ++l) {
             float lanes[kLanes] = {};
             const float product = dot(&r.tails, 1, lists[l], query, lanes);
-            offsets[l] = r.heads->table().to_offset(product, unit);
+            offsets[l] = r.heads->tables()[0].to_offset(product, unit);
         }
         return offsets;
     }
 
     std::vector<std::vector<BandArray>> bands_;  // they own what the cascade points to
-    std::vector<std::vector<Input<float, 1>>> lengths_;
+    std::vector<std::vector<LengthsArray>> lengths_;
     std::vector<std::int64_t> widths_;
     Cascade cascade_;
     mutable ObjectPool<CascadeSpace> spaces_{[] { return std::make_unique<CascadeSpace>(); }};
@@ -441,16 +519,27 @@ void bind_search(nb::module_& m) {
     nb::class_<Codes>(m, "Codes")
         .def(nb::init<const std::vector<std::vector<BandArray>>&,
                       const std::optional<Input<std::int64_t, 1>>&, const Input<std::int64_t, 1>&,
-                      const Input<float, 1>&, const Input<float, 1>&, bool, std::int64_t>(),
+                      const Input<float, 1>&, const Input<float, 1>&, bool, std::int64_t,
+                      const std::optional<Input<std::uint8_t, 1>>&,
+                      const std::optional<Input<std::int64_t, 1>>&>(),
              nb::arg("bands"), nb::arg("order").none(), nb::arg("list_rows"), nb::arg("centre"),
-             nb::arg("step"), nb::arg("unit"), nb::arg("threads"))
+             nb::arg("step"), nb::arg("unit"), nb::arg("threads"), nb::arg("kept").none(),
+             nb::arg("kept_list_rows").none())
         .def_prop_ro("rows", &Codes::rows)
-        .def_prop_ro("lists", [](const Codes& codes) { return codes.table().lists(); })
-        .def_prop_ro("bytes", [](const Codes& codes) { return codes.table().bytes(); })
+        .def_prop_ro("lists", &Codes::lists)
+        .def_prop_ro("bytes", &Codes::bytes)
+        .def_prop_ro(
+            "data",
+            [](const Codes& codes) {
+                require(codes.tables().size() == 1, "codes in two parts are not kept");
+                return nb::ndarray<nb::numpy, const std::uint8_t, nb::ndim<1>>(
+                    codes.tables()[0].data(), {codes.bytes()}, nb::handle());
+            },
+            nb::rv_policy::reference_internal)
         .def("nearest", &Codes::nearest, nb::arg("queries"), nb::arg("threads"), nb::arg("found"));
     nb::class_<Searcher>(m, "Searcher")
         .def(nb::init<const std::vector<std::vector<BandArray>>&,
-                      const std::vector<std::vector<Input<float, 1>>>&>(),
+                      const std::vector<std::vector<LengthsArray>>&>(),
              nb::arg("bands"), nb::arg("lengths"))
         .def("search", &Searcher::search, nb::arg("heads").none(), nb::arg("router").none(),
              nb::arg("head_queries").none(), nb::arg("route_queries").none(),

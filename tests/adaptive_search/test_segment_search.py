@@ -2,33 +2,56 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from adaptive_search.codes_cache import CODES, CODES_FILE
 from adaptive_search.encoder.encoder import Encoder
 from adaptive_search.errors import QueryError
 from adaptive_search.index import AdaptiveIndex
+from adaptive_search.indexes import funnel as funnels
 from adaptive_search.indexes import tuning
+from adaptive_search.indexes.flat import FunnelSegment, unit_rows
+from adaptive_search.indexes.heads import CLUSTER_DIM, ROUTE_DIM, Lists, dim_up_to
 from adaptive_search.indexes.plan import Plan
 from adaptive_search.lists_cache import CACHE_FILE, LISTS, LISTS_FILE
-from adaptive_search.segment_search import PLAN, is_plan_due, plan_text, read_plan
+from adaptive_search.segment_search import PLAN, is_plan_due, open_funnel, plan_text, read_plan
 
 ROWS = 150
 WORDS = "plants store energy light leaf cell water sun green heat".split()
+
+
+def tuned(
+    segments: Sequence[FunnelSegment], dims: Sequence[int], *, recall_target: float, **_: Any
+) -> tuning.Tuned:
+    """A plan with lists, which no measurement of so few rows would choose."""
+    own, route = (dim_up_to(dims, dim) for dim in (CLUSTER_DIM, ROUTE_DIM))
+    whole = [np.concatenate(part.bands, axis=1).astype(np.float32) for part in segments]
+    rows = np.concatenate(whole)
+    centroids = unit_rows(rows[:12, :own])
+    of = (rows[:, :own] @ centroids.T).argmax(axis=1)
+    rows = unit_rows(rows[:, :route])
+    means = np.stack([rows[of == number].sum(axis=0) for number in range(12)])
+    means /= np.maximum(np.bincount(of, minlength=12), 1)[:, None]
+    lists = Lists(centroids.astype(np.float16), means.astype(np.float16))
+    assigned = np.split(of.astype(np.uint32), np.cumsum([part.rows for part in segments])[:-1])
+    options: dict[str, Any] = {"rows": len(rows), "recall_target": recall_target, "tail": 0.5}
+    plan = Plan(dims[0], 60, 20, lists=12, nprobe=10, **options)
+    return tuning.Tuned(plan, lists, assigned)
 
 
 @pytest.fixture
 def index(tmp_path: Path, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> AdaptiveIndex:
     """An index that is searched through lists, although it is small."""
     monkeypatch.setattr(tuning, "MIN_TUNED_ROWS", 100)
-    monkeypatch.setattr(tuning, "MIN_LIST_ROWS", 100)
-    monkeypatch.setattr(tuning._Chooser, "cost", lambda _, plan: (not plan.lists, plan.shortlist))
-    monkeypatch.setattr(tuning, "_SHORTLISTS", (30, 60))
-    monkeypatch.setattr(tuning, "_MIN_KEPT", 20)
-    monkeypatch.setattr(tuning, "_CONFIDENCE", -100.0)  # any plan is taken to reach its target
-    monkeypatch.setattr(tuning, "_QUESTIONS", 40)
+    monkeypatch.setattr(tuning, "tune", tuned)
     created = AdaptiveIndex.create(tmp_path / "index", encoder=tiny_encoder, threads=1)
     texts = [f"{WORDS[n % 10]} {WORDS[n // 10 % 10]} {n}" for n in range(ROWS)]
     created.add_texts(texts, metadata=[{"even": n % 2 == 0, "n": n} for n in range(ROWS)])
@@ -86,6 +109,7 @@ def test_damaged_lists_of_rows_are_made_anew(index: AdaptiveIndex, damage: str) 
     expected, path = answer(index), cache(index)
     data = bytearray(path.read_bytes())
     path.unlink()
+    (index.path / CODES_FILE).unlink()  # which spares a reader the lists of rows
     if damage == "flip":
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
@@ -102,6 +126,120 @@ def test_damaged_lists_of_rows_are_made_anew(index: AdaptiveIndex, damage: str) 
     assert again.verify().ok
     if damage != "folder":
         assert cache(again).read_bytes() != b"" and not again.verify().damaged_caches
+
+
+def codes_made(index: AdaptiveIndex) -> int:
+    """Rows whose codes an index makes when it is opened."""
+    funnel = open_funnel(reopened(index).store, threads=1)
+    return funnel.rows - (0 if funnel._kept is None else funnel._kept.rows)
+
+
+def test_codes_are_kept_and_mapped(index: AdaptiveIndex) -> None:
+    assert codes_made(index) == 0
+    plain = open_funnel(index.store, threads=1, kept_codes=False)
+    queries = index.encode_queries(["plants and light", "cold water"], 1)
+    for shortlist in (30, 60, ROWS):
+        expected = plain.search(queries, 5, shortlist=shortlist)
+        found = reopened(index).funnel.search(queries, 5, shortlist=shortlist)
+        np.testing.assert_array_equal(found.rows, expected.rows)
+        np.testing.assert_array_equal(found.scores, expected.scores)
+    report = index.verify()
+    assert report.ok and not report.orphans and not report.damaged_caches
+
+
+def test_only_added_rows_are_coded_anew(index: AdaptiveIndex) -> None:
+    before = (index.path / CODES_FILE).read_bytes()
+    index.add_texts([f"plants {n}" for n in range(9)], ids=[f"more{n}" for n in range(9)])
+    index.delete(["3", "more4"])
+    assert codes_made(index) == 9 and (index.path / CODES_FILE).read_bytes() == before
+    again = reopened(index)
+    assert answer(again, shortlist=2 * ROWS) == answer(again, exact=True)
+    plain = open_funnel(again.store, threads=1, kept_codes=False)
+    queries = again.encode_queries(["plants 3", "light"], 1)
+    every = {"shortlist": 100, "k": 50}
+    shared = np.isin(
+        again.funnel.search(queries, **every).rows, plain.search(queries, **every).rows
+    )
+    assert shared.mean() > 0.9  # the scale of the codes is that of the rows before
+    index.add_texts([f"light {n}" for n in range(40)], ids=[f"late{n}" for n in range(40)])
+    assert codes_made(index) == 0 and (index.path / CODES_FILE).read_bytes() != before
+    assert index.verify().ok and not index.verify().damaged_caches
+
+
+def test_merged_segments_have_no_kept_codes_until_the_next_change(index: AdaptiveIndex) -> None:
+    index.delete(["3", "4"])
+    index.compact()
+    assert codes_made(index) == ROWS - 2
+    assert answer(reopened(index)) == answer(index)
+    index.add_texts(["one more"], ids=["more"])
+    assert codes_made(index) == 0
+
+
+@pytest.mark.parametrize(
+    "damage", ["flip", "head", "cut", "long", "empty", "gone", "folder", "link", "foreign"]
+)
+def test_damaged_codes_are_made_anew(index: AdaptiveIndex, damage: str) -> None:
+    expected, path = answer(index), index.path / CODES_FILE
+    data = bytearray(path.read_bytes())
+    path.unlink()
+    if damage in ("flip", "head"):
+        data[-1 if damage == "flip" else 50] ^= 1
+        path.write_bytes(data)
+    elif damage in ("cut", "long"):
+        path.write_bytes(data[:-64] if damage == "cut" else data + bytes(64))
+    elif damage in ("empty", "foreign"):
+        path.write_bytes(b"" if damage == "empty" else b"something else " * 400)
+    elif damage == "folder":
+        path.mkdir()
+    elif damage == "link":
+        path.with_name("elsewhere").write_bytes(data)
+        path.symlink_to("elsewhere")
+    assert codes_made(index) == ROWS
+    assert answer(reopened(index)) == expected
+    report = index.verify()
+    assert report.ok and report.damaged_caches == (() if damage == "gone" else (str(path),))
+    index.add_texts(["one more"], ids=["more"])
+    assert codes_made(index) == 0 and not index.verify().damaged_caches
+
+
+def test_a_commit_does_not_vouch_for_damaged_codes(index: AdaptiveIndex) -> None:
+    path = index.path / CODES_FILE
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    index.delete(["3"])
+    assert not index.store.attributes[CODES] and not path.exists()
+    assert codes_made(index) == ROWS
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(places=st.lists(st.integers(0, 1 << 14), min_size=1, max_size=40), seed=st.integers(0, 99))
+def test_codes_that_lie_only_spoil_the_shortlist(
+    index: AdaptiveIndex, places: list[int], seed: int
+) -> None:
+    """Even where the checksum is right, no row is out of range and no score is wrong."""
+    kept = open_funnel(index.store, threads=1)
+    assert kept._kept is not None
+    data = kept._kept.data.copy()
+    data[np.array(places) % len(data)] = np.random.default_rng(seed).integers(0, 256, len(places))
+    kept._kept = dataclasses.replace(kept._kept, data=data)
+    queries = index.encode_queries(["plants and light", "cold water"], 1)
+    found = kept.search(queries, 5, shortlist=40)
+    scores = kept.search(queries, ROWS, exact=True)
+    for q in range(2):
+        true = dict(zip(scores.rows[q].tolist(), scores.scores[q].tolist(), strict=True))
+        hits = [row for row in found.rows[q].tolist() if row >= 0]
+        assert [true[row] for row in hits] == found.scores[q][: len(hits)].tolist()
+
+
+def test_many_queries_move_mapped_codes_to_memory(
+    index: AdaptiveIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(funnels, "_MAPPED_QUERIES", 3)
+    again, expected = reopened(index), answer(index)
+    mapped = again.funnel._kept
+    assert [answer(again) for _ in range(5)] == [expected] * 5
+    assert mapped is not None and again.funnel._kept is not mapped
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone", "link"])
