@@ -6,7 +6,7 @@ Heads are brought to unit length: that finds more than raw prefixes do. Lists ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from adaptive_search.indexes.flat import FunnelSegment, unit_rows
 from adaptive_search.kernels.search import MAX_CODE, Codes
 
 CLUSTER_DIM = 256
-ROUTE_DIM = 256
+ROUTE_DIM = CLUSTER_DIM  # of the means of lists
 # Rows that the range of each coordinate is taken from.
 _SCALE_ROWS = 20_000
 _BLOCK_ROWS = 2048
@@ -92,15 +92,19 @@ def train_lists(
         count,
         seed=seed,
     )
+    sums = np.zeros_like(clusters.centroids)
     assigned = []
     for segment in segments:
-        of = [
-            clusters.nearest(unit_rows(_rows(segment, start, bands)))
-            for start in range(0, segment.rows, _BLOCK_ROWS)
-        ]
-        assigned.append(np.concatenate([np.zeros(0, np.int64), *of]).astype(np.uint32))
-    means = _means(segments, assigned, count, dims)
-    return Lists(clusters.centroids.astype(np.float16), means), assigned
+        of = np.zeros(segment.rows, np.uint32)
+        for start in range(0, segment.rows, _BLOCK_ROWS):
+            block = unit_rows(_rows(segment, start, bands))
+            lists = clusters.nearest(block)
+            add_by_list(sums, block, lists)
+            of[start : start + len(block)] = lists
+        assigned.append(of)
+    sizes = np.bincount(np.concatenate(assigned), minlength=count)
+    sums /= np.maximum(sizes, 1)[:, None]
+    return Lists(clusters.centroids.astype(np.float16), sums.astype(np.float16)), assigned
 
 
 def assign(
@@ -138,29 +142,6 @@ def gather(
 def _rows(segment: FunnelSegment, start: int, bands: int) -> NDArray[np.float32]:
     block = [band[start : start + _BLOCK_ROWS] for band in segment.bands[:bands]]
     return np.concatenate(block, axis=1).astype(np.float32)
-
-
-def _means(
-    segments: Sequence[FunnelSegment],
-    assigned: Sequence[NDArray[np.uint32]],
-    count: int,
-    dims: Sequence[int],
-) -> NDArray[np.float16]:
-    """Means of the unit prefixes of each list's rows; zero for a list without rows."""
-    bands = _bands_up_to(dims, ROUTE_DIM)
-    sums = np.zeros((count, dims[bands - 1]), np.float32)
-    for block, of in _blocks(segments, assigned, bands):
-        add_by_list(sums, unit_rows(block), of.astype(np.int64))
-    sizes = np.bincount(np.concatenate(assigned), minlength=count)
-    return (sums / np.maximum(sizes, 1)[:, None]).astype(np.float16)
-
-
-def _blocks(
-    segments: Sequence[FunnelSegment], assigned: Sequence[NDArray[np.uint32]], bands: int
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.uint32]]]:
-    for segment, of in zip(segments, assigned, strict=True):
-        for start in range(0, segment.rows, _BLOCK_ROWS):
-            yield _rows(segment, start, bands), of[start : start + _BLOCK_ROWS]
 
 
 def _scale(sample: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -32,13 +32,13 @@ from adaptive_search.indexes.ranks import (
 MIN_TUNED_ROWS = 10_000
 # Below this a scan of all codes takes less time than finding and scanning lists.
 MIN_LIST_ROWS = 50_000
-_QUESTIONS = 400
+_QUESTIONS = 600
 _NEIGHBOURS = 100  # of each question, to learn margins from
 # Rows next to each other are often of one text, which no real question is a part of.
 _APART = 4
 _LIST_ROWS = 64
 _TAILS = (0.0, 0.5, 0.75)
-_HALVINGS = 8  # of the lists, by which fewer and fewer are tried, in two steps each
+_HALVINGS = 8  # of the lists, by which fewer and fewer are tried, in three steps each
 # Lists were made of rows, and rows find them better than questions do: as many neighbours of
 # questions are in twice as many lists, as real ones show (docs/search.md).
 _NPROBES_OF_ROWS = 2
@@ -204,7 +204,7 @@ class _Table:
 
 def _nprobes(lists: int) -> list[int]:
     """Numbers of lists to choose from."""
-    return sorted({max(1, round(lists * 2 ** (-step / 2))) for step in range(2 * _HALVINGS + 1)})
+    return sorted({max(1, round(lists * 2 ** (-step / 3))) for step in range(3 * _HALVINGS + 1)})
 
 
 def _questions(segments: Sequence[FunnelSegment], dims: Sequence[int], seed: int) -> Questions:
