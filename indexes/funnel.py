@@ -36,6 +36,7 @@ _GATHER_SHARE = 0.02
 # After so many queries, codes in a mapped file are copied: the system may take mapped pages back,
 # and those of a copy are large.
 _MAPPED_QUERIES = 256
+_MOST_PLANS = 16
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ class Funnel:
         self._energy = None if prefix_energy is None else tuple(prefix_energy)
         self._means = means
         self._threads = threads
+        self._plans: dict[tuple[int, int | None], Plan] = {}
         self._kept, self._mapped_queries = kept, 0
         self._coded = 0 if kept is None else self._segments_of(kept)
         live = [_all_rows(segment.live, segment.rows) for segment in segments]
@@ -180,14 +182,14 @@ class Funnel:
             raise DimensionError(final, self.dims)
         if k < 1:
             raise QueryError(f"k={k} must be at least 1")
-        plan = self.plan.for_hits(k, shortlist)
+        plan = self._plan_for(k, shortlist)
         if plan.shortlist < k:
             raise QueryError(f"shortlist={shortlist} must be at least k={k}")
         queries = _check_queries(queries, final)
         mask = self._mask(allowed)
         eligible = self._live_rows if mask is self._live else int(np.count_nonzero(mask))
         k = min(k, self.rows)
-        if shortlist is None and eligible:
+        if shortlist is None and 0 < eligible < self.rows:
             plan = _widened(plan, self.rows / eligible)
         if exact or plan.shortlist >= eligible or k == 0:
             return self._exact(queries, k, final, mask, eligible)
@@ -199,7 +201,7 @@ class Funnel:
             raise ValueError(f"{plan} needs other codes than {self.plan}")
         _ = self._heads, self._router, self._searcher
         other = copy.copy(self)
-        other.plan = plan
+        other.plan, other._plans = plan, {}
         return other
 
     @property
@@ -218,6 +220,15 @@ class Funnel:
         codes = [self._heads] + ([] if self._router is None else [self._router])
         held = sum(array.nbytes for array in arrays if array is not None)
         return held + sum(part.bytes for part in codes)
+
+    def _plan_for(self, k: int, shortlist: int | None) -> Plan:
+        """The plan for so many hits; the last few are kept, for most searches ask for as many."""
+        plan = self._plans.get((k, shortlist))
+        if plan is None:
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans.clear()
+            plan = self._plans[k, shortlist] = self.plan.for_hits(k, shortlist)
+        return plan
 
     def _exact(
         self,

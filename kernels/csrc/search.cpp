@@ -34,6 +34,8 @@ using LengthsArray = nb::ndarray<const float, nb::ndim<1>, nb::device::cpu>;  //
 
 // Queries that share one pass over all codes.
 constexpr std::size_t kQueriesAtOnce = 8;
+// How far ahead of a scan lists come from memory.
+constexpr std::size_t kBytesAhead = 16384, kMostAhead = 16;
 // Rows coded as one piece of work.
 constexpr std::size_t kRowsAtOnce = 4096;
 
@@ -169,9 +171,11 @@ class Codes {
                     TopCodes& best) const {
         if (read_before_) fetch(lists);
         for (const CodeTable& table : tables_) {
+            const std::size_t mean = table.bytes() / static_cast<std::size_t>(table.lists()) + 1;
+            const std::size_t far = std::clamp<std::size_t>(kBytesAhead / mean, 1, kMostAhead);
             for (std::size_t l = 0; l < lists.size(); ++l) {
-                const std::uint8_t* next = table.data(lists[std::min(l + 1, lists.size() - 1)]);
-                table.scan_list(query, lists[l], next, mask, offsets[l], best);
+                const std::uint8_t* ahead = table.data(lists[std::min(l + far, lists.size() - 1)]);
+                table.scan_list(query, lists[l], ahead, mask, offsets[l], best);
             }
         }
     }
