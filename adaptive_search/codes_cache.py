@@ -32,8 +32,9 @@ from adaptive_search.manifest import Manifest, Scalar, SegmentEntry, StoreSpec
 from adaptive_search.storage_io import StorageFile, StorageIO, disk_errors
 
 if TYPE_CHECKING:
+    from adaptive_search.indexes.coding import CodedRows
     from adaptive_search.indexes.plan import Plan
-    from adaptive_search.kernels.search import Codes, KeptCodes
+    from adaptive_search.kernels.search import KeptCodes
 
 CODES_FILE = "codes.bin"
 CODES = "codes"  # the manifest attribute that is its SHA-256; empty where there is none
@@ -60,21 +61,22 @@ def is_whole(root: Path, attributes: Mapping[str, Scalar], committed_ns: int) ->
     return data is not None and _is_trusted(root, attributes, committed_ns, data)
 
 
-def codes_parts(codes: Codes, manifest: Manifest, plan: Plan) -> Iterator[bytes | memoryview]:
+def codes_parts(codes: CodedRows, manifest: Manifest, plan: Plan) -> Iterator[bytes | memoryview]:
     """The file of all codes of an index, piece by piece.
 
     Args:
-        codes: made anew, of the rows of all segments of the manifest.
+        codes: of the rows of all segments of the manifest.
         manifest: of the generation that the codes are of.
         plan: that the codes are for.
     """
     entries = manifest.segments
     key = _key(manifest.spec, manifest.attributes, plan, entries)
-    head = HEAD.pack(MAGIC, key, codes.dim, len(codes.list_rows), len(entries), 0)
+    dim, lists = len(codes.centre), len(codes.list_rows)
+    head = HEAD.pack(MAGIC, key, dim, lists, len(entries), 0)
     arrays = (codes.centre, codes.step, codes.list_rows.astype(np.uint32))
     head = head.ljust(FIXED_BYTES, b"\0") + b"".join(array.tobytes() for array in arrays)
-    yield head.ljust(_data_offset(codes.dim, len(codes.list_rows)), b"\0")
-    yield codes.data.data
+    yield head.ljust(_data_offset(dim, lists), b"\0")
+    yield from (part.data for part in codes.parts)
 
 
 def write_codes(io: StorageIO, root: Path, parts: Iterator[bytes | memoryview]) -> str:

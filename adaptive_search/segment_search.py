@@ -99,9 +99,21 @@ def keep_codes(store: Store, *, threads: int) -> bool:
     """
     if not are_codes_due(store):
         return False
-    funnel = open_funnel(store, threads=threads, kept_codes=False)
+    from adaptive_search.indexes.coding import code_rows
+
+    lists = read_lists(store.path, store.attributes, store.spec)
+    plan = _usable_plan(store, lists)
+    assert plan is not None  # or none would be due
+    segments = [funnel_segment(store, segment) for segment in store.segments]
+    if lists is not None and plan.lists:
+        segments = [
+            _with_lists(store, segment, part, lists, threads)
+            for segment, part in zip(store.segments, segments, strict=True)
+        ]
+    bands = store.spec.bands_of(plan.head_dim)
+    codes = code_rows(segments, bands, lists=plan.lists, threads=threads)
     with store.writer() as writer:
-        parts = codes_parts(funnel.codes, store.manifest, funnel.plan)
+        parts = codes_parts(codes, store.manifest, plan)
         writer.set_attributes({CODES: writer.write_codes(parts)})
     return True
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from adaptive_search.storage_io import LOCK_FILE, StorageIO
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="accidents happen to children")
 
@@ -71,3 +73,54 @@ def test_the_simulated_disk_loses_what_was_not_synced(tmp_path: Path, durability
     both = [io.cut("mixed", seed) for seed in range(20)]
     assert all(image in (io.cut("lost", 0), io.cut("names", 0)) for image in both)
     assert both.count(both[0]) < 20
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_every_change_passes_through_the_one_layer(
+    tmp_path: Path, durability: Any, number: int
+) -> None:
+    """The interpreter itself tells of every file that is opened for writing, renamed or removed."""
+    scenario = durability.SCENARIOS[number]
+    root = tmp_path / "work"
+    root.mkdir()
+    scenario.start(root / "i")
+    report = tmp_path / "strays"
+    assert durability.in_child(lambda: report.write_text(strays(scenario, root)) and 0) == 0
+    changes, *others = report.read_text().splitlines()
+    assert others == [] and int(changes) > 3
+
+
+def strays(scenario: Any, root: Path) -> str:
+    """How many changes a child process makes below a folder, and those not made by StorageIO."""
+    inside, made, found = [0], [0], []
+    for name, method in vars(StorageIO).items():
+        if not name.startswith("_"):
+            setattr(StorageIO, name, _counted(method, inside))
+
+    def hear(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open":
+            changes = arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        else:
+            changes = event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
+        path = str(arguments[0]) if arguments else ""
+        # To lock, filelock makes a directory, which is there already.
+        changes = changes and not (event == "os.mkdir" and Path(path).is_dir())
+        if changes and path.startswith(str(root)) and not path.endswith(LOCK_FILE):
+            made[0] += 1
+            if not inside[0]:
+                found.append(f"{event} {path}")
+
+    sys.addaudithook(hear)
+    scenario.change(root / "i", StorageIO())
+    return "\n".join([str(made[0]), *found])
+
+
+def _counted(method: Any, inside: list[int]) -> Any:
+    def call(*arguments: Any, **options: Any) -> Any:
+        inside[0] += 1
+        try:
+            return method(*arguments, **options)
+        finally:
+            inside[0] -= 1
+
+    return call
