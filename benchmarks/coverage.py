@@ -2,17 +2,19 @@ r"""What heads and lists hold of the true neighbours: the facts that plans are m
 
 Over full vectors of our encoder and questions, as `corpus_vectors.py` writes them: the share of the
 ten best among the K best heads, with and without the mean of the row's list for the coordinates
-above (the tail term); the share in the nprobe best lists; and how much of the variance lists
-explain. Plain numpy throughout, lists apart, so that no search of ours judges itself.
+above (the tail term); the share in the nprobe best lists, and how many rows these hold; and how
+much of the variance lists explain. Plain numpy over blocks of rows, lists apart, so that no search
+of ours judges itself.
 
     python benchmarks/coverage.py --vectors vectors/passages.npy --questions vectors/questions.npy \
-        --rows 50000 --queries 300
+        --rows 300000 --queries 300
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,60 +27,94 @@ from adaptive_search.indexes.heads import train_lists
 DIMS = EncoderConfig().dims
 NEIGHBOURS = 10
 SHORTLISTS = (100, 200, 500, 1000, 2000)
-NPROBES = (16, 32, 64, 128, 256, 384)
-TAIL_WEIGHTS = (0.0, 0.25, 0.5, 1.0)
+PROBED = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # of all lists
+TAILS = {64: (0.0, 0.5, 0.75, 1.0), 128: (0.0, 0.5)}
+TAIL_DIM, ROUTE_DIMS = 256, (64, 256, 512)
+BLOCK = 4096
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
-Shares = dict[int, float]
+Shares = dict[float, float]
 
 
-def shares_of(scores: Floats, truth: Rows) -> Shares:
-    """Share of the true neighbours among the K best of scores (queries, rows), by K."""
-    best = np.argsort(-scores, axis=1)[:, : SHORTLISTS[-1]]
-    found = (best[:, :, None] == truth[:, None, :]).any(axis=2)
-    return {k: float(found[:, :k].sum() / truth.size) for k in SHORTLISTS}
+def blocks(vectors: NDArray[np.float16]) -> Iterator[tuple[int, Floats]]:
+    """All rows, float32 (at most BLOCK, dim), with the number of the first."""
+    for start in range(0, len(vectors), BLOCK):
+        yield start, vectors[start : start + BLOCK].astype(np.float32)
 
 
-def coverage(routes: Floats, lists: Rows, truth: Rows) -> Shares:
-    """Share of the true neighbours in the nprobe lists of best route (queries, lists)."""
-    places = np.argsort(np.argsort(-routes, axis=1), axis=1)
-    of_truth = np.take_along_axis(places, lists[truth], axis=1)
-    return {n: float((of_truth < n).mean()) for n in NPROBES}
+def true_neighbours(vectors: NDArray[np.float16], questions: Floats) -> Rows:
+    """The ten best rows for each question."""
+    best = np.full((len(questions), NEIGHBOURS), -np.inf, np.float32)
+    found = np.full(best.shape, -1)
+    for start, rows in blocks(vectors):
+        scores = np.concatenate([best, questions @ rows.T], axis=1)
+        of = np.concatenate([found, np.tile(np.arange(len(rows)) + start, (len(best), 1))], axis=1)
+        top = np.argpartition(-scores, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
+        best, found = (np.take_along_axis(values, top, axis=1) for values in (scores, of))
+    return found
 
 
-def explained(rows: Floats, means: Floats) -> float:
-    """Share of the variance of rows that the mean of each one's list explains."""
-    left = np.square(rows - means).sum()
-    return float(1 - left / np.square(rows - rows.mean(axis=0)).sum())
+def means_of(vectors: NDArray[np.float16], of: Rows, count: int) -> tuple[Floats, float, float]:
+    """Means of the rows of each list; the variance that they explain, of heads and of the rest."""
+    sums = np.zeros((count, vectors.shape[1]), np.float64)
+    squares = np.zeros(vectors.shape[1])
+    for start, rows in blocks(vectors):
+        np.add.at(sums, of[start : start + len(rows)], rows)
+        squares += np.square(rows).sum(axis=0)
+    sizes = np.maximum(np.bincount(of, minlength=count), 1)[:, None]
+    spread = squares - np.square(sums.sum(axis=0)) / len(vectors)
+    left = squares - (np.square(sums) / sizes).sum(axis=0)
+    head = DIMS[0]
+    shares = [1 - left[part].sum() / spread[part].sum() for part in (np.s_[:head], np.s_[head:])]
+    return (sums / sizes).astype(np.float32), float(shares[0]), float(shares[1])
 
 
-def measure(vectors: NDArray[np.float16], questions: Floats) -> dict[str, Shares]:
+def measure(vectors: NDArray[np.float16], questions: Floats, count: int) -> dict[str, Shares]:
     """All shares, by what they are of."""
-    rows, head = vectors.astype(np.float32), DIMS[0]
-    exact = questions @ rows.T
-    truth = np.argpartition(-exact, NEIGHBOURS, axis=1)[:, :NEIGHBOURS].astype(np.int64)
-    found = {}
-    for dim in DIMS[:2]:
-        heads = questions[:, :dim] @ unit_rows(rows[:, :dim]).T
-        found[f"{dim}-d heads"] = shares_of(heads, truth)
-    count = round(4 * len(rows) ** 0.5)
-    bands = [np.ascontiguousarray(band) for band in np.split(vectors, DIMS[:-1], axis=1)]
-    lists, assigned = train_lists([FunnelSegment(bands)], count, dims=DIMS, threads=1, seed=0)
+    truth = true_neighbours(vectors, questions)
+    bands = [np.ascontiguousarray(band) for band in np.split(vectors[:, :256], DIMS[:2], axis=1)]
+    lists, assigned = train_lists([FunnelSegment(bands)], count, dims=DIMS[:3], seed=0)
     of = assigned[0].astype(np.int64)
-    for dim in (lists.means.shape[1], head):
-        routes = questions[:, :dim] @ lists.means[:, :dim].astype(np.float32).T
-        found[f"{count} lists by {dim}-d means"] = coverage(routes, of, truth)
-    means = np.zeros((count, DIMS[-1]), np.float32)
-    np.add.at(means, of, rows)
-    means /= np.maximum(np.bincount(of, minlength=count), 1)[:, None]
-    heads = questions[:, :head] @ rows[:, :head].T
-    tails = (questions[:, head:] @ means[:, head:].T)[:, of]
-    for weight in TAIL_WEIGHTS:
-        found[f"64-d heads, tail {weight:g}"] = shares_of(heads + weight * tails, truth)
-    for name, part in (("heads", slice(0, head)), ("tails", slice(head, None))):
-        share = explained(rows[:, part], means[of][:, part])
-        print(f"lists explain {share:.2f} of the variance of {name}", flush=True)
+    sizes = np.bincount(of, minlength=count)
+    means, *explained = means_of(vectors, of, count)
+    print("lists explain {:.2f} of the variance of heads, {:.2f} of the rest".format(*explained))
+    found: dict[str, Shares] = {}
+    for dim in ROUTE_DIMS:
+        order = np.argsort(-(questions[:, :dim] @ means[:, :dim].T), axis=1)
+        places = np.take_along_axis(np.argsort(order, axis=1), of[truth], axis=1)
+        found[f"{count} lists by {dim}-d means"] = {
+            share: float((places < share * count).mean()) for share in PROBED
+        }
+        if dim == lists.means.shape[1]:
+            scanned = np.cumsum(sizes[order], axis=1).mean(axis=0) / len(vectors)
+            found["rows in these lists"] = {n: scanned[int(n * count)] for n in PROBED}
+    ways = [(dim, weight) for dim, weights in TAILS.items() for weight in weights]
+    wanted = vectors[truth.ravel()].astype(np.float32).reshape(*truth.shape, -1)
+
+    def scores(dim: int, weight: float, rows: Floats, lists: Rows) -> Floats:
+        heads = questions[:, :dim] @ unit_rows(rows[:, :dim]).T
+        if not weight:
+            return heads
+        # The lowest TAIL_DIM coordinates of all rows have one length; means are of unit prefixes.
+        scale = np.linalg.norm(rows[0, :TAIL_DIM])
+        tails = questions[:, dim:TAIL_DIM] @ means[lists, dim:TAIL_DIM].T / scale
+        return np.asarray(heads + weight * tails, dtype=np.float32)
+
+    above = {way: np.zeros(truth.shape, np.int64) for way in ways}
+    own = {way: np.empty(truth.shape, np.float32) for way in ways}
+    for way in ways:
+        for n in range(NEIGHBOURS):
+            own[way][:, n] = np.diag(scores(*way, wanted[:, n], of[truth[:, n]]))
+    for start, rows in blocks(vectors):
+        for way in ways:
+            block = scores(*way, rows, of[start : start + len(rows)])
+            for n in range(NEIGHBOURS):
+                above[way][:, n] += (block > own[way][:, n : n + 1]).sum(axis=1)
+    for (dim, weight), counts in above.items():
+        found[f"{dim}-d heads, tail {weight:g}"] = {
+            k: float((counts < k).mean()) for k in SHORTLISTS
+        }
     return found
 
 
@@ -89,13 +125,14 @@ def main() -> None:
     parser.add_argument("--questions", type=Path, required=True, help=".npy (questions, dims)")
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--queries", type=int, default=300)
+    parser.add_argument("--lists", type=int, help="default: one for 64 rows")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     vectors = np.load(args.vectors, mmap_mode="r")[: args.rows]
     questions = np.load(args.questions)[: args.queries].astype(np.float32)
-    found = measure(vectors, questions)
+    found = measure(vectors, questions, args.lists or len(vectors) // 64)
     for name, shares in found.items():
-        cells = "  ".join(f"{k}: {share:.3f}" for k, share in shares.items())
+        cells = "  ".join(f"{k:g}: {share:.3f}" for k, share in shares.items())
         print(f"{name:<28} {cells}")
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
