@@ -45,6 +45,7 @@ from simulated_disk import (
     save,
 )
 
+from adaptive_search.codes_cache import CODES, CODES_FILE, is_whole, read_codes
 from adaptive_search.compaction import FAN_IN
 from adaptive_search.errors import AdaptiveSearchError, StoreError, StoreFormatError
 from adaptive_search.indexes import tuning
@@ -52,7 +53,7 @@ from adaptive_search.lists_cache import LISTS, LISTS_FILE, read_cache, read_list
 from adaptive_search.manifest import StoreSpec, is_index, read_manifest
 from adaptive_search.repair import repair_index
 from adaptive_search.segment import Row
-from adaptive_search.segment_search import make_plan
+from adaptive_search.segment_search import keep_codes, make_plan, read_plan
 from adaptive_search.storage_io import StorageIO
 from adaptive_search.store import Store
 from adaptive_search.verification import verify_index
@@ -189,8 +190,11 @@ def _plan(path: Path, io: StorageIO) -> None:
         ):
             patches.enter_context(mock.patch.object(owner, name, value))
         make_plan(Store.open(path, io=io), threads=1)
+    keep_codes(Store.open(path, io=io), threads=1)
     store = Store.open(path)
+    plan = read_plan(store.attributes)
     assert read_lists_file(path, store.attributes), "no lists"
+    assert plan is not None and read_codes(path, store.manifest, plan), "no codes"
 
 
 def _start_damaged(path: Path) -> None:
@@ -490,15 +494,20 @@ class DamageMatrix:
                 lists = hashlib.sha512(name.encode()).digest()
                 writer.write_lists(lists)
                 writer.set_attributes({LISTS: hashlib.sha256(lists).hexdigest()})
+                codes = hashlib.sha512(lists).digest()
+                writer.set_attributes({CODES: writer.write_codes(iter([codes]))})
             keep_caches(Store.open(work / name, io=CallingIO()))
         self.right = state(Store.open(work / "one"))
-        self.lists = (work / "one" / LISTS_FILE).read_bytes()
+        self.lists, self.codes = (
+            (work / "one" / name).read_bytes() for name in (LISTS_FILE, CODES_FILE)
+        )
         with Store.open(work / "one", io=CallingIO()).writer() as writer:
             segment = writer.segments[0].directory
         names = sorted(path.name for path in segment.iterdir())
         self.files = [
             Path("MANIFEST.json"),
             Path(LISTS_FILE),
+            Path(CODES_FILE),
             *(segment.relative_to(work / "one") / n for n in names),
         ]
 
@@ -522,6 +531,8 @@ class DamageMatrix:
             store.status()
             lists = read_lists_file(path, store.attributes)
             is_right = state(store) == self.right and lists in (None, self.lists)
+            if is_whole(path, store.attributes, store.manifest.committed_ns):
+                is_right &= (path / CODES_FILE).read_bytes() == self.codes
             return RIGHT if is_right else WRONG
         except AdaptiveSearchError as error:
             assert str(path) in str(error), error

@@ -31,7 +31,7 @@ def test_accidents_and_damage(tmp_path: Path) -> None:
     kinds = {"error", "error + power cut", "short write", "exit", "power cut", "two cuts"}
     assert seen == kinds | {"SIGKILL"}
     assert sum(sum(counts.values()) for counts in record["crashes"].values()) > 100
-    assert "MANIFEST.json" in record["damage"] and len(record["damage"]) == 10
+    assert "MANIFEST.json" in record["damage"] and len(record["damage"]) == 11
 
 
 @pytest.fixture
