@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from adaptive_search.indexes import tuning
-from adaptive_search.indexes.flat import FunnelSegment
+from adaptive_search.indexes.flat import FunnelSegment, unit_rows
 from adaptive_search.indexes.funnel import Funnel
+from adaptive_search.indexes.heads import train_lists
 from adaptive_search.indexes.plan import Plan
+from adaptive_search.indexes.ranks import Probes, Questions, Way, count_ranks, nearest
 from adaptive_search.indexes.tuning import tune
 from tests.indexes.test_congruence import (  # type: ignore
     DIMS,
@@ -49,6 +53,53 @@ def test_a_tuned_funnel_finds_what_it_promises(lists: int) -> None:
         assert recall > 0.92
     assert plan.rows == ROWS and plan.recall_target == 0.95 and plan.recall > 0.9
     assert len(plan.margins) == len(DIMS) and plan.margins[-1] == 0
+
+
+def test_recall_is_foretold_without_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "_NPROBES_OF_ROWS", 1)  # those who ask are no rows
+    segments = segments_of(unit_bands(ROWS, 1), (700,))
+    asking = unit_rows(unit_bands(100, 2))
+    questions = Questions(asking, np.full(100, -1))
+    truth = nearest(segments, DIMS, questions, 10)
+    lists, assigned = train_lists(segments, 40, dims=DIMS, seed=0)
+    probes = Probes.of_questions(questions, lists, assigned, [5, 20, 40])
+    ways = [Way(64), Way(64, 0.5)]
+    ranks = count_ranks(segments, DIMS, questions, truth, ways, middle=256, probes=probes)
+    table = tuning._Table(ranks, truth, ROWS, probes, cascades=True)
+    listed = [
+        FunnelSegment(segment.bands, lists=of)
+        for segment, of in zip(segments, assigned, strict=True)
+    ]
+    others = np.arange(100) % 2 == 1
+    plans = [
+        Plan(64, shortlist, kept, count, nprobe, tail=way.tail)
+        for way in ways
+        for count, nprobe in ((40, 5), (40, 20), (40, 40), (0, 0))
+        for shortlist, kept in ((60, 60), (120, 40), (120, 120))
+        if count or not way.tail
+    ]
+    for plan in plans:
+        means = lists.means if plan.lists else None
+        funnel = Funnel(listed, DIMS, prefix_energy=ENERGY, plan=plan, means=means)
+        hits = funnel.search(asking[others]).rows
+        found = (hits[:, :, None] == truth[others][:, None, :]).any(axis=1).mean()
+        # A rank at the middle dimension counts rows too that the shortlist leaves out.
+        slack = 0.003 if plan.kept == plan.shortlist else 0.03
+        foretold = table.recall_elsewhere(plan)
+        assert foretold - 0.003 <= found <= foretold + slack
+
+
+def test_memory_does_not_grow_with_rows() -> None:
+    rows = unit_bands(2000, 1)
+    peaks = []
+    for repeats in (4, 12):
+        segments = segments_of(rows) * repeats
+        tracemalloc.start()
+        tune(segments, DIMS, prefix_energy=ENERGY, recall_target=0.95, lists=40)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # 16,000 rows more have 49 MB of float32 coordinates; what grows is four bytes a row and less.
+    assert peaks[1] < peaks[0] + 2_000_000
 
 
 def test_a_higher_target_takes_no_shorter_shortlist() -> None:
