@@ -9,7 +9,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adaptive_search.chunking import Chunker
+from adaptive_search.codes_cache import CODES, CODES_FILE, read_codes
 from adaptive_search.corpus import read_corpus
 from adaptive_search.documents import Document, Scalar, Skipped
 from adaptive_search.encoder import checkpoint
@@ -28,9 +29,11 @@ from adaptive_search.encoder.tokenizer import Tokenizer
 from adaptive_search.evaluation import read_qrels, read_queries
 from adaptive_search.evaluation_sets import PairSet, RetrievalSet
 from adaptive_search.index import AdaptiveIndex
+from adaptive_search.indexes.funnel import Funnel
 from adaptive_search.lists_cache import CACHE_FILE, read_cache, write_cache
 from adaptive_search.manifest import MANIFEST_FILE
 from adaptive_search.segment import SEGMENTS
+from adaptive_search.segment_search import funnel_segment
 from adaptive_search.storage_io import StorageIO
 from adaptive_search.store import Store
 from adaptive_search.vector_files import VectorFile, read_query_vector
@@ -199,6 +202,37 @@ def _cache_target(tools: _Tools, name: str) -> Target:
         place.write_bytes(data)
         if read_cache(segment, key=key) not in (payload, None):
             raise WrongAnswer(f"{place} was believed")
+
+    return Target(name, [seed], load)
+
+
+def _codes_target(tools: _Tools, name: str) -> Target:
+    """Codes that are believed: whatever they are, what is found is there, with its right score."""
+    rows = np.random.default_rng(1).standard_normal((60, 8)).astype(np.float32)
+    index = AdaptiveIndex.create(tools.root / "coded", dims=(4, 8), threads=1)
+    index.add_vectors(range(len(rows)), rows)
+    plan = index.tune()
+    store = index.store
+    place, segments = store.path / name, [funnel_segment(store, s) for s in store.segments]
+    seed, queries = place.read_bytes(), rows[:3]
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    cosines = unit[:3] @ unit.T
+
+    def load(data: bytes) -> None:
+        place.unlink()  # the last case may still be mapped
+        place.write_bytes(data)
+        attributes = {**store.attributes, CODES: hashlib.sha256(data).hexdigest()}
+        kept = read_codes(store.path, replace(store.manifest, attributes=attributes), plan)
+        if kept is None:
+            return
+        funnel = Funnel(segments, store.spec.dims, plan=plan, kept=kept, threads=1)
+        result = funnel.search(queries, 5, shortlist=10)
+        for found, scores, right in zip(result.rows, result.scores, cosines, strict=True):
+            hits = found[found >= 0]
+            if (hits >= len(rows)).any():
+                raise WrongAnswer(f"rows {found}")
+            if np.abs(scores[found >= 0] - right[hits]).max(initial=0) > 1e-2:
+                raise WrongAnswer(f"scores {scores}")
 
     return Target(name, [seed], load)
 
@@ -443,6 +477,7 @@ STORE = [
 FACTORIES: Mapping[Callable[[_Tools, str], Target], Sequence[str]] = {
     _store_target: STORE,
     _cache_target: [CACHE_FILE],
+    _codes_target: [CODES_FILE],
     _weights_target: [checkpoint.WEIGHTS, checkpoint.CONFIG, checkpoint.TOKENIZER],
     _reader_target: READERS,
     _ignore_target: ["gitignore"],
