@@ -8,7 +8,7 @@ import platform
 import sys
 from typing import Any
 
-PACKAGES = ("numpy", "pyarrow", "faiss-cpu", "tokenizers", "torch", "mamba-ssm", "causal-conv1d")
+PACKAGES = ("numpy", "pyarrow", "tokenizers", "torch", "mamba-ssm", "causal-conv1d")
 
 
 def examine() -> dict[str, Any]:
