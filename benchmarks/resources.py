@@ -2,10 +2,12 @@
 
 `memory` indexes records through the whole pipeline with vectors that cost nothing, each size in a
 process of its own, and shows the highest memory. `updates` indexes small files with the shipped
-weights, then all of them unchanged, then with one changed. Linux only.
+weights, then all of them unchanged, then with one changed. `files` only reads a folder of tiny
+files. Linux only.
 
     python benchmarks/resources.py memory --chunks 10000 1000000
     python benchmarks/resources.py updates --documents 20000 --threads 2
+    python benchmarks/resources.py files --files 1000000
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptive_search.corpus import read_corpus
 from adaptive_search.encoder.encoder import Encoder
 from adaptive_search.encoder.granularity import Granularity
 from adaptive_search.encoder.tokenizer import Ids
@@ -37,6 +40,7 @@ SENTENCE = 12  # words
 CHUNK_TOKENS = 64
 WORDS_PER_FILE = 150
 POOL = 4096  # different vectors
+MOST_LINKS = 30_000  # to one file
 INTERVAL = 0.02  # seconds between two samples of memory
 
 
@@ -161,6 +165,28 @@ def measure_updates(documents: int, threads: int, scratch: Path | None) -> dict[
     }
 
 
+def measure_files(files: int, scratch: Path | None) -> dict[str, Any]:
+    """Read a folder of tiny files without indexing them."""
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        for number in range(files):
+            path = Path(folder, f"file number {number:08d}.txt")
+            if number % MOST_LINKS == 0:
+                linked = path
+                linked.write_text("x")
+            else:
+                path.hardlink_to(linked)
+        before = memory_mb()["own_mb"]
+        begin = time.process_time()
+        count, memory = highest_memory(lambda: sum(1 for _ in read_corpus(Path(folder))))
+        cpu = time.process_time() - begin
+    assert count == files
+    return {
+        "files": files,
+        "bytes_a_file": round(1e6 * (memory["own_mb"] - before) / files),
+        "cpu_us_a_file": round(1e6 * cpu / files, 1),
+    } | memory
+
+
 def _with_cpu(index: AdaptiveIndex, corpus: Path) -> tuple[IndexSummary, float]:
     """Bring an index up to date; what it did, and the CPU seconds of all threads."""
     begin = time.process_time()
@@ -192,7 +218,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["memory", "updates"])
+    parser.add_argument("what", choices=["memory", "updates", "files"])
+    parser.add_argument("--files", type=int, default=100_000)
     parser.add_argument("--chunks", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--chunks-per-document", type=int, default=10)
     parser.add_argument("--documents", type=int, default=20_000)
@@ -203,6 +230,8 @@ def main() -> None:
     report: Any
     if asked.what == "updates":
         report = measure_updates(asked.documents, asked.threads, asked.scratch)
+    elif asked.what == "files":
+        report = measure_files(asked.files, asked.scratch)
     elif len(asked.chunks) == 1:
         report = measure_memory(asked.chunks[0], asked.chunks_per_document, asked.scratch)
     else:
