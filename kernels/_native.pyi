@@ -99,14 +99,23 @@ def ssd_scan(
     C: NDArray[np.float32],
     D: NDArray[np.float32],
     offsets: NDArray[np.int64],
+    precision: str = "fp32",
 ) -> NDArray[np.float32]: ...
 def rms_norm(
-    x: NDArray[np.float32], weight: NDArray[np.float32], eps: float
-) -> NDArray[np.float32]: ...
+    x: NDArray[np.float32], weight: NDArray[np.float32], eps: float, precision: str = "fp32"
+) -> NDArray[np.float32]:
+    """Like the two below: what a product of this precision reads, as floats."""
+
 def gated_rms_norm(
-    y: NDArray[np.float32], z: NDArray[np.float32], weight: NDArray[np.float32], eps: float
+    y: NDArray[np.float32],
+    z: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    eps: float,
+    precision: str = "fp32",
 ) -> NDArray[np.float32]: ...
-def swiglu(gate: NDArray[np.float32], up: NDArray[np.float32]) -> NDArray[np.float32]: ...
+def swiglu(
+    gate: NDArray[np.float32], up: NDArray[np.float32], precision: str = "fp32"
+) -> NDArray[np.float32]: ...
 def softmax_pool(
     h: NDArray[np.float32],
     logits: NDArray[np.float32],

@@ -34,6 +34,15 @@ const Products &active_products(Precision precision) {
     }
 }
 
+ScanFunction active_scan(Precision precision) {
+#if defined(__x86_64__) || defined(__i386__)
+    if (precision != Precision::fp32 && active_level() == Level::avx512 && has_avx512_bf16()) {
+        return ssd_scan_avx512bf16;
+    }
+#endif
+    return active_ops().ssd_scan_f32;
+}
+
 Precision precision_named(const std::string &name) {
     if (name == "fp32") return Precision::fp32;
     if (name == "bf16") return Precision::bf16;

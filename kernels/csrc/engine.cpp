@@ -56,23 +56,26 @@ std::vector<float> transpose_conv(const float *weight, std::size_t channels, std
 }  // namespace
 
 Engine::Engine(const EngineConfig &config, const Tensors &tensors, Precision precision)
-    : config_(config), ops_(&active_ops()), products_(&active_products(precision)),
+    : config_(config), ops_(&active_ops()), scan_(active_scan(precision)),
+      products_(&active_products(precision)), floats_(&active_products(Precision::fp32)),
       memory_(std::make_unique<Memory>(config, ops_->panel)) {
     const std::size_t d = config.d_model, bands = config.band_widths.size();
     embedding_ = take_rows(tensors, "embedding.weight", {config.vocab_size, d});
     blocks_.reserve(config.n_layers);
     for (std::size_t i = 0; i < config.n_layers; ++i) blocks_.push_back(pack_block(tensors, i));
     final_norm_ = take_vector(tensors, "final_norm.weight", d);
-    queries_ = {active_products(Precision::fp32), {take(tensors, "pooling.query", {bands, d})},
+    queries_ = {*floats_, arena_, {take(tensors, "pooling.query", {bands, d})},
                 bands, d};
     for (std::size_t b = 0; b < bands; ++b) {
         const std::size_t width = config.band_widths[b];
+        const std::size_t inputs = config.head_inputs(b);
         const std::string name = "heads." + std::to_string(b) + ".weight";
-        heads_.emplace_back(*products_, take_rows(tensors, name, {width, d}), width, d);
+        heads_.emplace_back(*products_, arena_, take_rows(tensors, name, {width, inputs}), width,
+                            inputs);
     }
 }
 
-Engine::Block Engine::pack_block(const Tensors &tensors, std::size_t layer) const {
+Engine::Block Engine::pack_block(const Tensors &tensors, std::size_t layer) {
     const EngineConfig &c = config_;
     const std::size_t d = c.d_model, inner = c.d_inner, nheads = c.nheads();
     const std::size_t channels = inner + 2 * c.d_state, rest = 2 * c.d_state + nheads;
@@ -85,6 +88,7 @@ Engine::Block Engine::pack_block(const Tensors &tensors, std::size_t layer) cons
         take(tensors, mixer + "conv1d.weight", {channels, 1, c.d_conv}), channels, c.d_conv);
     block.conv_bias = take_vector(tensors, mixer + "conv1d.bias", channels);
     block.dt_bias = take_vector(tensors, mixer + "dt_bias", nheads);
+    block.dt_bias.resize(round_up(nheads, kPanelMost));
     block.A = take_vector(tensors, mixer + "A_log", nheads);
     for (float &a : block.A) a = -std::exp(a);
     block.D = take_vector(tensors, mixer + "D", nheads);
@@ -93,13 +97,13 @@ Engine::Block Engine::pack_block(const Tensors &tensors, std::size_t layer) cons
     const WeightRows &in = take_rows(tensors, mixer + "in_proj.weight", {2 * inner + rest, d});
     const WeightRows &gate_up = take_rows(tensors, at + "mlp.gate_up.weight", {2 * c.d_mlp, d});
     const Products &p = *products_;
-    block.z = {p, in, inner, d};
-    block.x = {p, in.from(inner, d), inner, d};
-    block.BCdt = {p, in.from(2 * inner, d), rest, d};
-    block.out = {p, take_rows(tensors, mixer + "out_proj.weight", {d, inner}), d, inner};
-    block.gate = {p, gate_up, c.d_mlp, d};
-    block.up = {p, gate_up.from(c.d_mlp, d), c.d_mlp, d};
-    block.down = {p, take_rows(tensors, at + "mlp.down.weight", {d, c.d_mlp}), d, c.d_mlp};
+    block.z = {p, arena_, in, inner, d};
+    block.x = {p, arena_, in.from(inner, d), inner, d};
+    block.BCdt = {p, arena_, in.from(2 * inner, d), rest, d};
+    block.out = {p, arena_, take_rows(tensors, mixer + "out_proj.weight", {d, inner}), d, inner};
+    block.gate = {p, arena_, gate_up, c.d_mlp, d};
+    block.up = {p, arena_, gate_up.from(c.d_mlp, d), c.d_mlp, d};
+    block.down = {p, arena_, take_rows(tensors, at + "mlp.down.weight", {d, c.d_mlp}), d, c.d_mlp};
     return block;
 }
 

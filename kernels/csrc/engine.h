@@ -20,8 +20,17 @@ struct EngineConfig {
     bool alternating;                      // odd blocks read right to left
     std::vector<std::size_t> band_widths;  // coordinates of each band
     std::vector<float> band_weights;       // length of each band
+    std::size_t wide_heads;                // first bands whose heads read all pooled states
 
     std::size_t nheads() const { return d_inner / headdim; }
+    // What the head of a band reads: its own pooled state, or those of all bands side by side.
+    std::size_t head_inputs(std::size_t band) const {
+        return band < wide_heads ? band_widths.size() * d_model : d_model;
+    }
+    // Bands whose pooled states the heads of the first `bands` read.
+    std::size_t pooled_bands(std::size_t bands) const {
+        return wide_heads > 0 ? band_widths.size() : bands;
+    }
 };
 
 // An array of the checkpoint, row-major; only matrices may be int8.
@@ -80,7 +89,7 @@ class Engine {
     };
     struct Memory;
 
-    Block pack_block(const Tensors &tensors, std::size_t layer) const;
+    Block pack_block(const Tensors &tensors, std::size_t layer);
     void embed(const std::int32_t *ids, std::size_t rows, float *residual) const;
     void mix(std::size_t layer, float *rows, std::ptrdiff_t step, const Tile &tile,
              std::size_t heads, Carrier &carrier, Workspace &work) const;
@@ -102,8 +111,11 @@ class Engine {
 
     EngineConfig config_;
     const Ops *ops_;
+    ScanFunction scan_;
     const Products *products_;  // of all linear layers but the pooling's queries
+    const Products *floats_;    // of those
     WeightRows embedding_;
+    Arena arena_;  // of the packed weights
     std::vector<Block> blocks_;
     std::vector<float> final_norm_;
     PackedLinear queries_;

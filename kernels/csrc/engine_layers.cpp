@@ -44,10 +44,9 @@ void TextState::copy(const TextState &other) {
 }
 
 Workspace::Workspace(const EngineConfig &c, std::size_t panel)
-    : BCdt_stride(round_up(2 * c.d_state + c.nheads(), 16)),
+    : BCdt_stride(round_up(2 * c.d_state + round_up(c.nheads(), kPanelMost), kPanelMost)),
       residual(kTile * c.d_model),
-      normed(kTile * c.d_model),
-      operand(operand_space(kTile, std::max({c.d_model, c.d_inner, c.d_mlp}))),
+      operand(operand_space(kTile, std::max({c.head_inputs(0), c.d_inner, c.d_mlp}))),
       z(kTile * std::max(c.d_inner, c.d_mlp)),
       x(kTile * std::max(c.d_inner, c.d_mlp)),
       BCdt(kTile * BCdt_stride),
@@ -79,21 +78,22 @@ void Engine::mix(std::size_t layer, float *rows, std::ptrdiff_t step, const Tile
     const EngineConfig &c = config_;
     const Block &block = blocks_[layer];
     const std::size_t n = tile.rows, d = c.d_model, inner = heads * c.headdim;
-    float *normed = work.normed.data(), *x = work.x.data(), *z = work.z.data();
-    ops_->rms_norm_f32(rows, step, n, d, block.mixer_norm.data(), c.norm_eps, normed, stride(d));
-    const Operand in = products_->convert(normed, stride(d), n, d, work.operand.data());
+    float *space = work.operand.data(), *x = work.x.data(), *z = work.z.data();
+    const Operand in =
+        products_->norm({rows, step, block.mixer_norm.data(), c.norm_eps}, n, d, space);
     block.z.apply(in, inner, z, stride(inner));
     block.x.apply(in, inner, x, stride(inner));
-    block.BCdt.apply(in, 2 * c.d_state + heads, work.BCdt.data(), stride(work.BCdt_stride));
+    // Whole panels, because a part of one takes longer.
+    block.BCdt.apply(in, round_up(2 * c.d_state + heads, products_->panel), work.BCdt.data(),
+                     stride(work.BCdt_stride));
     std::size_t first = 0;
     for (const Piece &piece : tile.pieces) {
         mix_piece(block, first, piece, heads, carrier.carry(piece, layer), work);
         carrier.pass(piece, layer);
         first += piece.rows;
     }
-    ops_->gated_rms_norm_f32(x, stride(inner), z, stride(inner), n, inner, block.gate_norm.data(),
-                             c.norm_eps);
-    const Operand y = products_->convert(x, stride(inner), n, inner, work.operand.data());
+    const Operand y = products_->gated(
+        {x, stride(inner), z, stride(inner), block.gate_norm.data(), c.norm_eps}, n, inner, space);
     block.out.apply(y, d, rows, step, true);
 }
 
@@ -135,24 +135,23 @@ void Engine::mix_piece(const Block &block, std::size_t first, const Piece &piece
                                  bias + c.d_inner, c.d_conv, history + c.d_inner, stride(width),
                                  B, ldb);
     std::swap(carry.history, work.next_history);
-    ops_->softplus_f32(dt, ldb, rows, heads, block.dt_bias.data());
-    ops_->ssd_scan_f32({rows, heads, c.headdim, c.d_state, x, ldx, dt, ldb, B, B + c.d_state, ldb,
-                        block.A.data(), block.D.data(), carry.state.data(), x, ldx,
-                        work.scratch.data(), piece.fresh(), piece.last});
+    ops_->softplus_f32(dt, ldb, rows, round_up(heads, kPanelMost / 2), block.dt_bias.data());
+    scan_({rows, heads, c.headdim, c.d_state, x, ldx, dt, ldb, B, B + c.d_state, ldb,
+           block.A.data(), block.D.data(), carry.state.data(), x, ldx, work.scratch.data(),
+           piece.fresh(), piece.last});
 }
 
 // rows += the swish-gated MLP.
 void Engine::transform(const Block &block, float *rows, std::size_t n, std::size_t heads,
                        Workspace &work) const {
     const std::size_t d = config_.d_model, width = config_.d_mlp * heads / config_.nheads();
-    float *normed = work.normed.data(), *gate = work.z.data(), *up = work.x.data();
-    ops_->rms_norm_f32(rows, stride(d), n, d, block.mlp_norm.data(), config_.norm_eps, normed,
-                       stride(d));
-    const Operand in = products_->convert(normed, stride(d), n, d, work.operand.data());
+    float *space = work.operand.data(), *gate = work.z.data(), *up = work.x.data();
+    const Operand in = products_->norm({rows, stride(d), block.mlp_norm.data(), config_.norm_eps},
+                                       n, d, space);
     block.gate.apply(in, width, gate, stride(width));
     block.up.apply(in, width, up, stride(width));
-    ops_->swiglu_f32(gate, stride(width), up, stride(width), n, width);
-    const Operand gated = products_->convert(gate, stride(width), n, width, work.operand.data());
+    const Operand gated =
+        products_->swiglu({gate, stride(width), up, stride(width)}, n, width, space);
     block.down.apply(gated, d, rows, stride(d), true);
 }
 
@@ -161,24 +160,25 @@ void Engine::pool(const float *rows, const Piece &piece, std::size_t bands, Pool
                   Workspace &work) const {
     const std::size_t d = config_.d_model;
     if (piece.fresh()) state.clear();
-    ops_->rms_norm_f32(rows, stride(d), piece.rows, d, final_norm_.data(), config_.norm_eps,
-                       work.normed.data(), stride(d));
-    const Operand states{piece.rows, d, work.normed.data(), stride(d), nullptr, nullptr};
+    const Operand states = floats_->norm(
+        {rows, stride(d), final_norm_.data(), config_.norm_eps}, piece.rows, d, work.operand.data());
     queries_.apply(states, bands, work.logits.data(), stride(bands));
-    ops_->softmax_pool_f32(work.normed.data(), stride(d), piece.rows, work.logits.data(),
-                           stride(bands),
+    ops_->softmax_pool_f32(static_cast<const float *>(states.data), states.stride, piece.rows,
+                           work.logits.data(), stride(bands),
                            {bands, d, state.peak.data(), state.total.data(), state.pooled.data()});
 }
 
 // work.vectors = each band's head of work.pooled, scaled to the band's fixed length.
 void Engine::project(std::size_t texts, std::size_t bands, Workspace &work) const {
     const std::size_t d = config_.d_model, width = dim(bands);
+    const std::ptrdiff_t pooled_stride = stride(config_.pooled_bands(bands) * d);
     work.vectors.reserve(texts * width);
     float *out = work.vectors.data();
     for (std::size_t b = 0; b < bands; out += config_.band_widths[b++]) {
         const std::size_t n = config_.band_widths[b];
-        const Operand pooled = products_->convert(work.pooled.data() + b * d, stride(bands * d),
-                                                  texts, d, work.operand.data());
+        const float *state = work.pooled.data() + (b < config_.wide_heads ? 0 : b * d);
+        const Operand pooled = products_->plain({state, pooled_stride}, texts,
+                                                config_.head_inputs(b), work.operand.data());
         heads_[b].apply(pooled, n, out, stride(width));
         for (std::size_t i = 0; i < texts; ++i) {
             float *band = out + i * width;
@@ -209,16 +209,16 @@ void Engine::read_tile(const Tile &tile, const std::int32_t *heads, Carrier &car
 // Pools the tile's final states; returns how many texts end in it, with work.vectors theirs.
 std::size_t Engine::finish_tile(const Tile &tile, const float *rows, std::size_t bands,
                                 Carrier &carrier, Workspace &work) const {
-    const std::size_t d = config_.d_model;
+    const std::size_t d = config_.d_model, pooled = config_.pooled_bands(bands);
     std::size_t texts = 0;
-    work.pooled.reserve(tile.pieces.size() * bands * d);
+    work.pooled.reserve(tile.pieces.size() * pooled * d);
     for (const Piece &piece : tile.pieces) {
         PoolState &state = carrier.pool(piece);
-        pool(rows, piece, bands, state, work);
+        pool(rows, piece, pooled, state, work);
         rows += piece.rows * d;
         if (piece.last) {
-            float *mean = work.pooled.data() + texts++ * bands * d;
-            for (std::size_t i = 0; i < bands * d; ++i) {
+            float *mean = work.pooled.data() + texts++ * pooled * d;
+            for (std::size_t i = 0; i < pooled * d; ++i) {
                 mean[i] = state.pooled.data()[i] / state.total.data()[i / d];
             }
         }

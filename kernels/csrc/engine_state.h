@@ -80,7 +80,7 @@ struct Workspace {
 
     std::size_t BCdt_stride;
     Buffer residual;  // (rows of the tile or of all texts, d_model)
-    Buffer normed, operand, z, x, BCdt, scratch, logits, next_history;
+    Buffer operand, z, x, BCdt, scratch, logits, next_history;
     Carry carry;     // of texts that need none of their own
     PoolState pool;  // likewise
     Buffer pooled;   // (texts that end in a tile, bands, d_model)

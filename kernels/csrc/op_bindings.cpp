@@ -14,6 +14,7 @@
 
 #include "dispatch.h"
 #include "packed_linear.h"
+#include "quantize.h"
 
 namespace nb = nanobind;
 
@@ -42,6 +43,8 @@ void check_offsets(const Offsets &offsets, std::size_t rows) {
     require(static_cast<std::size_t>(offsets(offsets.shape(0) - 1)) == rows,
             "offsets must end at the number of rows");
 }
+
+std::ptrdiff_t stride(std::size_t n) { return static_cast<std::ptrdiff_t>(n); }
 
 struct Matrix {
     Matrix(std::size_t rows, std::size_t columns)
@@ -73,10 +76,11 @@ Result linear(const Rows &x, const Rows &weight, const std::string &precision) {
     require(x.shape(1) == weight.shape(1), "linear: x and weight differ in their columns");
     const Matrix dense(weight);
     const Products &products = active_products(precision_named(precision));
-    const PackedLinear packed(products, {dense.values.get()}, dense.rows, dense.columns);
+    Arena arena;
+    const PackedLinear packed(products, arena, {dense.values.get()}, dense.rows, dense.columns);
     Matrix out(x.shape(0), dense.rows);
     const Buffer space(operand_space(out.rows, dense.columns));
-    packed.apply(products.convert(x.data(), x.stride(0), out.rows, dense.columns, space.data()),
+    packed.apply(products.plain({x.data(), x.stride(0)}, out.rows, dense.columns, space.data()),
                  out.columns, out.values.get(), out.stride());
     return out.release();
 }
@@ -115,7 +119,7 @@ Result softplus(const Rows &x, const Vector &bias) {
 }
 
 Result ssd_scan(const Rows &x, const Rows &dt, const Vector &A, const Rows &B, const Rows &C,
-                const Vector &D, const Offsets &offsets) {
+                const Vector &D, const Offsets &offsets, const std::string &precision) {
     for (const Rows *rows : {&x, &dt, &B, &C}) {
         check_rows(*rows);
         require(rows->shape(0) == x.shape(0), "ssd_scan: x, dt, B and C differ in their rows");
@@ -127,50 +131,75 @@ Result ssd_scan(const Rows &x, const Rows &dt, const Vector &A, const Rows &B, c
     require(A.shape(0) == heads && D.shape(0) == heads, "ssd_scan: A and D need one value a head");
     require(C.shape(1) == d_state && (x.shape(0) < 2 || B.stride(0) == C.stride(0)),
             "ssd_scan: B and C must have the same shape and strides");
-    const Ops &ops = active_ops();
-    const std::size_t headdim = x.shape(1) / heads, padded = round_up(headdim, ops.panel);
+    const ScanFunction scan = active_scan(precision_named(precision));
+    const std::size_t headdim = x.shape(1) / heads;
+    const std::size_t padded = round_up(headdim, active_ops().panel);
     const Buffer scratch(scan_scratch(d_state, padded));
     Matrix y(x.shape(0), x.shape(1));
     for (std::size_t i = 0; i + 1 < offsets.shape(0); ++i) {
         const Buffer state(heads * d_state * padded);
         const std::int64_t at = offsets(i);
-        ops.ssd_scan_f32({static_cast<std::size_t>(offsets(i + 1) - at), heads, headdim, d_state,
-                          x.data() + x.stride(0) * at, x.stride(0), dt.data() + dt.stride(0) * at,
-                          dt.stride(0), B.data() + B.stride(0) * at, C.data() + C.stride(0) * at,
-                          B.stride(0), A.data(), D.data(), state.data(), y.at(at), y.stride(),
-                          scratch.data()});
+        scan({static_cast<std::size_t>(offsets(i + 1) - at), heads, headdim, d_state,
+              x.data() + x.stride(0) * at, x.stride(0), dt.data() + dt.stride(0) * at,
+              dt.stride(0), B.data() + B.stride(0) * at, C.data() + C.stride(0) * at, B.stride(0),
+              A.data(), D.data(), state.data(), y.at(at), y.stride(), scratch.data()});
     }
     return y.release();
 }
 
-Result rms_norm(const Rows &x, const Vector &weight, float eps) {
-    check_rows(x);
-    require(weight.shape(0) == x.shape(1), "rms_norm: weight needs one value a column");
-    Matrix out(x.shape(0), x.shape(1));
-    active_ops().rms_norm_f32(x.data(), x.stride(0), out.rows, out.columns, weight.data(), eps,
-                              out.values.get(), out.stride());
+// What an operand's rows stand for.
+Result read_operand(const Products &products, const Operand &rows) {
+    Matrix out(rows.rows, rows.inputs);
+    for (std::size_t t = 0; t < rows.rows; ++t) {
+        const std::ptrdiff_t at = rows.stride * static_cast<std::ptrdiff_t>(t);
+        float *target = out.at(static_cast<std::int64_t>(t));
+        for (std::size_t c = 0; c < rows.inputs; ++c) {
+            switch (products.cell) {
+                case Cell::f32: target[c] = static_cast<const float *>(rows.data)[at + stride(c)]; break;
+                case Cell::bf16:
+                    target[c] = widen_bf16(static_cast<const std::uint16_t *>(rows.data)[at + stride(c)]);
+                    break;
+                default:
+                    target[c] = rows.scales[t] * static_cast<const std::int8_t *>(rows.data)[at + stride(c)];
+            }
+        }
+    }
     return out.release();
 }
 
-Result gated_rms_norm(const Rows &y, const Rows &z, const Vector &weight, float eps) {
+Result rms_norm(const Rows &x, const Vector &weight, float eps, const std::string &precision) {
+    check_rows(x);
+    require(weight.shape(0) == x.shape(1), "rms_norm: weight needs one value a column");
+    const Products &products = active_products(precision_named(precision));
+    const Buffer space(operand_space(x.shape(0), x.shape(1)));
+    return read_operand(products, products.norm({x.data(), x.stride(0), weight.data(), eps},
+                                                x.shape(0), x.shape(1), space.data()));
+}
+
+Result gated_rms_norm(const Rows &y, const Rows &z, const Vector &weight, float eps,
+                      const std::string &precision) {
     check_rows(z);
     require(y.shape(0) == z.shape(0) && y.shape(1) == z.shape(1),
             "gated_rms_norm: y and z differ in shape");
     require(weight.shape(0) == y.shape(1), "gated_rms_norm: weight needs one value a column");
-    Matrix out(y);
-    active_ops().gated_rms_norm_f32(out.values.get(), out.stride(), z.data(), z.stride(0),
-                                    out.rows, out.columns, weight.data(), eps);
-    return out.release();
+    const Matrix copy(y);
+    const Products &products = active_products(precision_named(precision));
+    const Buffer space(operand_space(copy.rows, copy.columns));
+    return read_operand(products, products.gated({copy.values.get(), copy.stride(), z.data(),
+                                                  z.stride(0), weight.data(), eps},
+                                                 copy.rows, copy.columns, space.data()));
 }
 
-Result swiglu(const Rows &gate, const Rows &up) {
+Result swiglu(const Rows &gate, const Rows &up, const std::string &precision) {
     check_rows(up);
     require(gate.shape(0) == up.shape(0) && gate.shape(1) == up.shape(1),
             "swiglu: gate and up differ in shape");
-    Matrix out(gate);
-    active_ops().swiglu_f32(out.values.get(), out.stride(), up.data(), up.stride(0), out.rows,
-                            out.columns);
-    return out.release();
+    const Matrix copy(gate);
+    const Products &products = active_products(precision_named(precision));
+    const Buffer space(operand_space(copy.rows, copy.columns));
+    return read_operand(products,
+                        products.swiglu({copy.values.get(), copy.stride(), up.data(), up.stride(0)},
+                                        copy.rows, copy.columns, space.data()));
 }
 
 // (texts, bands * d_model); chunk rows at a time, as the engine reads a long text.
@@ -220,11 +249,12 @@ void bind_ops(nb::module_ &m) {
           "bias"_a.noconvert(), "offsets"_a.noconvert());
     m.def("softplus", &softplus, "x"_a.noconvert(), "bias"_a.noconvert());
     m.def("ssd_scan", &ssd_scan, "x"_a.noconvert(), "dt"_a.noconvert(), "A"_a.noconvert(),
-          "B"_a.noconvert(), "C"_a.noconvert(), "D"_a.noconvert(), "offsets"_a.noconvert());
-    m.def("rms_norm", &rms_norm, "x"_a.noconvert(), "weight"_a.noconvert(), "eps"_a);
+          "B"_a.noconvert(), "C"_a.noconvert(), "D"_a.noconvert(), "offsets"_a.noconvert(), "precision"_a = "fp32");
+    m.def("rms_norm", &rms_norm, "x"_a.noconvert(), "weight"_a.noconvert(), "eps"_a,
+          "precision"_a = "fp32");
     m.def("gated_rms_norm", &gated_rms_norm, "y"_a.noconvert(), "z"_a.noconvert(),
-          "weight"_a.noconvert(), "eps"_a);
-    m.def("swiglu", &swiglu, "gate"_a.noconvert(), "up"_a.noconvert());
+          "weight"_a.noconvert(), "eps"_a, "precision"_a = "fp32");
+    m.def("swiglu", &swiglu, "gate"_a.noconvert(), "up"_a.noconvert(), "precision"_a = "fp32");
     m.def("softmax_pool", &softmax_pool, "h"_a.noconvert(), "logits"_a.noconvert(),
           "offsets"_a.noconvert(), "chunk"_a);
 }

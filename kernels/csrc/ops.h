@@ -13,6 +13,8 @@ namespace adaptive_search {
 // Positions that the state-space scan handles as one matrix product.
 constexpr std::size_t kChunk = 32;
 constexpr std::size_t kMaxConv = 16;
+// The widest panel of packed weights at any level.
+constexpr std::size_t kPanelMost = 32;
 
 // One run of the Mamba-2 recurrence over consecutive positions of one text.
 struct Scan {
@@ -32,6 +34,8 @@ struct Scan {
     bool ends = false;    // the text ends here: state may be left as it is
 };
 
+using ScanFunction = void (*)(const Scan &scan);
+
 // The softmax over a text's tokens as far as it has been read.
 struct Pool {
     std::size_t bands, d_model;
@@ -46,6 +50,38 @@ struct Pool {
 //   int8: whole numbers up to 127 times a scale, one for each row of weights and one for each
 //         row of activations, found as it comes; the sums are exact.
 enum class Precision { fp32, bf16, int8 };
+
+// Activations that a product reads, by what they are computed from.
+struct PlainRows {
+    const float *a;
+    std::ptrdiff_t lda;
+};
+
+// x / sqrt(mean(x^2) + eps) * weight.
+struct NormRows {
+    const float *x;
+    std::ptrdiff_t ldx;
+    const float *weight;
+    float eps;
+};
+
+// The same of y * silu(z). y is overwritten.
+struct GatedRows {
+    float *y;
+    std::ptrdiff_t ldy;
+    const float *z;
+    std::ptrdiff_t ldz;
+    const float *weight;
+    float eps;
+};
+
+// silu(gate) * up. gate is overwritten.
+struct SwigluRows {
+    float *gate;
+    std::ptrdiff_t ldg;
+    const float *up;
+    std::ptrdiff_t ldu;
+};
 
 // Rows of activations in the form that the products of one precision read.
 struct Operand {
@@ -66,9 +102,12 @@ struct Products {
     Cell cell;
     std::size_t panel, group;
 
-    // a (m, k) as an operand, in operand_space(m, k) floats of memory or a's own.
-    Operand (*convert)(const float *a, std::ptrdiff_t lda, std::size_t m, std::size_t k,
-                       float *space);
+    // (m, k) activations as an operand, in operand_space(m, k) floats of memory; plain ones may
+    // stay where they are.
+    Operand (*plain)(const PlainRows &rows, std::size_t m, std::size_t k, float *space);
+    Operand (*norm)(const NormRows &rows, std::size_t m, std::size_t k, float *space);
+    Operand (*gated)(const GatedRows &rows, std::size_t m, std::size_t k, float *space);
+    Operand (*swiglu)(const SwigluRows &rows, std::size_t m, std::size_t k, float *space);
 
     // out (m, n) = or += a (m, k) times the first k columns of the first n packed rows. Panels
     // are panel_size cells apart. scales: int8 only, one for each packed row.
@@ -93,24 +132,15 @@ struct Ops {
     void (*softplus_f32)(float *x, std::ptrdiff_t ldx, std::size_t rows, std::size_t n,
                          const float *bias);
 
-    void (*ssd_scan_f32)(const Scan &scan);
-
-    // out = x / sqrt(mean(x^2) + eps) * weight.
-    void (*rms_norm_f32)(const float *x, std::ptrdiff_t ldx, std::size_t rows, std::size_t n,
-                         const float *weight, float eps, float *out, std::ptrdiff_t ldo);
-
-    // y = rms_norm(y * silu(z)), in place.
-    void (*gated_rms_norm_f32)(float *y, std::ptrdiff_t ldy, const float *z, std::ptrdiff_t ldz,
-                               std::size_t rows, std::size_t n, const float *weight, float eps);
-
-    // gate = silu(gate) * up, in place.
-    void (*swiglu_f32)(float *gate, std::ptrdiff_t ldg, const float *up, std::ptrdiff_t ldu,
-                       std::size_t rows, std::size_t n);
+    ScanFunction ssd_scan_f32;
 
     // Adds rows of h (rows, d_model) under logits (rows, bands), which it overwrites.
     void (*softmax_pool_f32)(const float *h, std::ptrdiff_t ldh, std::size_t rows, float *logits,
                              std::ptrdiff_t ldl, const Pool &pool);
 };
+
+// ssd_scan_f32 with bf16 products: x, dt, B and C are rounded in them, sums and state are not.
+void ssd_scan_avx512bf16(const Scan &scan);
 
 const Ops &ops_reference();
 const Ops &ops_avx2();
@@ -138,10 +168,11 @@ constexpr std::size_t operand_space(std::size_t m, std::size_t k) {
     return 2 * round_up(m, 16) + m * round_up(k, 16);
 }
 
-// Floats that a scan needs beside its state: B transposed, C B^T, its decayed form of one
-// head, and the inputs of one head under two weights.
+// Floats that any scan needs beside its state: B and C in other forms, C B^T, its decayed form of
+// one head, the inputs of one head under two weights, and the state in bf16.
 constexpr std::size_t scan_scratch(std::size_t d_state, std::size_t padded_headdim) {
-    return kChunk * (d_state + 2 * kChunk + 2 * padded_headdim);
+    const std::size_t states = round_up(d_state, 32);
+    return kChunk * (2 * states + 2 * kChunk + 2 * padded_headdim) + states * padded_headdim / 2;
 }
 
 }  // namespace adaptive_search

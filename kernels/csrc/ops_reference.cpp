@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <vector>
 
 #include "ops.h"
 #include "quantize.h"
@@ -56,22 +57,56 @@ void linear_i8_reference(const Operand &a, const void *packed, size_t panel_size
     }
 }
 
-Operand borrow_rows(const float *a, ptrdiff_t lda, size_t m, size_t k, float *) {
-    return {m, k, a, lda, nullptr, nullptr};
+// Row t of each kind of activations, as floats.
+void compute_row(const PlainRows &rows, size_t t, size_t n, float *out) {
+    std::copy_n(row(rows.a, rows.lda, t), n, out);
 }
 
-Operand round_rows(const float *a, ptrdiff_t lda, size_t m, size_t k, float *space) {
+void normalize(const float *x, size_t n, const float *weight, float eps, float *out) {
+    float squares = 0.0f;
+    for (size_t c = 0; c < n; ++c) squares += x[c] * x[c];
+    const float scale = 1.0f / std::sqrt(squares / static_cast<float>(n) + eps);
+    for (size_t c = 0; c < n; ++c) out[c] = x[c] * scale * weight[c];
+}
+
+void compute_row(const NormRows &rows, size_t t, size_t n, float *out) {
+    normalize(row(rows.x, rows.ldx, t), n, rows.weight, rows.eps, out);
+}
+
+void compute_row(const GatedRows &rows, size_t t, size_t n, float *out) {
+    const float *y = row(rows.y, rows.ldy, t), *z = row(rows.z, rows.ldz, t);
+    for (size_t c = 0; c < n; ++c) out[c] = y[c] * silu(z[c]);
+    normalize(out, n, rows.weight, rows.eps, out);
+}
+
+void compute_row(const SwigluRows &rows, size_t t, size_t n, float *out) {
+    const float *gate = row(rows.gate, rows.ldg, t), *up = row(rows.up, rows.ldu, t);
+    for (size_t c = 0; c < n; ++c) out[c] = silu(gate[c]) * up[c];
+}
+
+Operand borrow_rows(const PlainRows &rows, size_t m, size_t k, float *) {
+    return {m, k, rows.a, rows.lda, nullptr, nullptr};
+}
+
+template <class Kind, Precision precision>
+Operand store_rows(const Kind &rows, size_t m, size_t k, float *space) {
     for (size_t i = 0; i < m; ++i) {
-        for (size_t p = 0; p < k; ++p) space[i * k + p] = round_bf16(row(a, lda, i)[p]);
+        float *out = space + i * k;
+        compute_row(rows, i, k, out);
+        if (precision == Precision::fp32) continue;
+        for (size_t p = 0; p < k; ++p) out[p] = round_bf16(out[p]);
     }
     return {m, k, space, static_cast<ptrdiff_t>(k), nullptr, nullptr};
 }
 
-Operand quantize_rows(const float *a, ptrdiff_t lda, size_t m, size_t k, float *space) {
+template <class Kind>
+Operand quantize_rows(const Kind &rows, size_t m, size_t k, float *space) {
     auto *sums = reinterpret_cast<std::int32_t *>(space + m);
     auto *codes = reinterpret_cast<std::int8_t *>(space + 2 * m);
+    std::vector<float> values(k);
     for (size_t i = 0; i < m; ++i) {
-        space[i] = quantize_row(row(a, lda, i), k, codes + i * k);
+        compute_row(rows, i, k, values.data());
+        space[i] = quantize_row(values.data(), k, codes + i * k);
         sums[i] = std::accumulate(codes + i * k, codes + (i + 1) * k, std::int32_t{0});
     }
     return {m, k, codes, static_cast<ptrdiff_t>(k), space, sums};
@@ -129,33 +164,6 @@ void ssd_scan_f32_reference(const Scan &s) {
     }
 }
 
-void rms_norm_f32_reference(const float *x, ptrdiff_t ldx, size_t rows, size_t n,
-                            const float *weight, float eps, float *out, ptrdiff_t ldo) {
-    for (size_t t = 0; t < rows; ++t) {
-        const float *source = row(x, ldx, t);
-        float squares = 0.0f;
-        for (size_t c = 0; c < n; ++c) squares += source[c] * source[c];
-        const float scale = 1.0f / std::sqrt(squares / static_cast<float>(n) + eps);
-        for (size_t c = 0; c < n; ++c) row(out, ldo, t)[c] = source[c] * scale * weight[c];
-    }
-}
-
-void gated_rms_norm_f32_reference(float *y, ptrdiff_t ldy, const float *z, ptrdiff_t ldz,
-                                  size_t rows, size_t n, const float *weight, float eps) {
-    for (size_t t = 0; t < rows; ++t) {
-        for (size_t c = 0; c < n; ++c) row(y, ldy, t)[c] *= silu(row(z, ldz, t)[c]);
-    }
-    rms_norm_f32_reference(y, ldy, rows, n, weight, eps, y, ldy);
-}
-
-void swiglu_f32_reference(float *gate, ptrdiff_t ldg, const float *up, ptrdiff_t ldu, size_t rows,
-                          size_t n) {
-    for (size_t t = 0; t < rows; ++t) {
-        float *values = row(gate, ldg, t);
-        for (size_t c = 0; c < n; ++c) values[c] = silu(values[c]) * row(up, ldu, t)[c];
-    }
-}
-
 void softmax_pool_f32_reference(const float *h, ptrdiff_t ldh, size_t rows, float *logits,
                                 ptrdiff_t ldl, const Pool &pool) {
     for (size_t b = 0; b < pool.bands; ++b) {
@@ -177,28 +185,26 @@ void softmax_pool_f32_reference(const float *h, ptrdiff_t ldh, size_t rows, floa
 }  // namespace
 
 const Ops &ops_reference() {
-    static const Ops ops{kPanel,
-                         causal_conv1d_silu_f32_reference,
-                         softplus_f32_reference,
-                         ssd_scan_f32_reference,
-                         rms_norm_f32_reference,
-                         gated_rms_norm_f32_reference,
-                         swiglu_f32_reference,
-                         softmax_pool_f32_reference};
+    static const Ops ops{kPanel, causal_conv1d_silu_f32_reference, softplus_f32_reference,
+                         ssd_scan_f32_reference, softmax_pool_f32_reference};
     return ops;
 }
 
 const Products &float_products_reference(Precision precision) {
-    static const Products fp32{Precision::fp32, Cell::f32,   kPanel, 1,
-                               borrow_rows,     linear_f32_reference};
-    static const Products bf16{Precision::bf16, Cell::f32,   kPanel, 1,
-                               round_rows,      linear_f32_reference};
-    return precision == Precision::fp32 ? fp32 : bf16;
+    constexpr Precision f = Precision::fp32, b = Precision::bf16;
+    static const Products fp32{f, Cell::f32, kPanel, 1, borrow_rows, store_rows<NormRows, f>,
+                               store_rows<GatedRows, f>, store_rows<SwigluRows, f>,
+                               linear_f32_reference};
+    static const Products bf16{b, Cell::f32, kPanel, 1, store_rows<PlainRows, b>,
+                               store_rows<NormRows, b>, store_rows<GatedRows, b>,
+                               store_rows<SwigluRows, b>, linear_f32_reference};
+    return precision == f ? fp32 : bf16;
 }
 
 const Products &int8_reference() {
-    static const Products int8{Precision::int8, Cell::s8, kPanel, 1,
-                               quantize_rows,   linear_i8_reference};
+    static const Products int8{Precision::int8, Cell::s8, kPanel, 1, quantize_rows<PlainRows>,
+                               quantize_rows<NormRows>, quantize_rows<GatedRows>,
+                               quantize_rows<SwigluRows>, linear_i8_reference};
     return int8;
 }
 

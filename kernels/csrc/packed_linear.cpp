@@ -1,8 +1,10 @@
 #include "packed_linear.h"
 
-#include <algorithm>
 #include <cstring>
-#include <vector>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "quantize.h"
 
@@ -75,33 +77,51 @@ std::size_t size_of(Cell cell) {
 
 }  // namespace
 
-PackedLinear::PackedLinear(const Products &products, const WeightRows &weight,
+unsigned char *Arena::take(std::size_t bytes) {
+    bytes = round_up(bytes, 64);
+    if (bytes > left_) {
+        left_ = round_up(std::max(bytes, kBlock), kPage);
+        blocks_.emplace_back(
+            static_cast<unsigned char *>(::operator new(left_, std::align_val_t{kPage})));
+        next_ = blocks_.back().get();
+#if defined(__linux__)
+        madvise(next_, left_, MADV_HUGEPAGE);  // a wish: what comes of it makes no difference
+#endif
+    }
+    unsigned char *taken = next_;
+    next_ += bytes;
+    left_ -= bytes;
+    std::fill_n(taken, bytes, static_cast<unsigned char>(0));
+    return taken;
+}
+
+PackedLinear::PackedLinear(const Products &products, Arena &arena, const WeightRows &weight,
                            std::size_t outputs, std::size_t inputs)
     : products_(&products),
       panel_size_(round_up(inputs, products.group) * products.panel),
-      panels_(round_up(outputs, products.panel) / products.panel * panel_size_ *
-              size_of(products.cell)) {
+      panels_(arena.take(round_up(outputs, products.panel) / products.panel * panel_size_ *
+                         size_of(products.cell))) {
     switch (products.cell) {
         case Cell::f32: {
             const bool exact = products.precision == Precision::fp32;
-            pack_floats(Packer<float>(products, inputs, panels_.data()), weight, outputs, inputs,
+            pack_floats(Packer<float>(products, inputs, panels_), weight, outputs, inputs,
                         [exact](float w) { return exact ? w : round_bf16(w); });
             break;
         }
         case Cell::bf16:
-            pack_floats(Packer<std::uint16_t>(products, inputs, panels_.data()), weight, outputs,
+            pack_floats(Packer<std::uint16_t>(products, inputs, panels_), weight, outputs,
                         inputs, narrow_bf16);
             break;
         default:
             scales_ = Buffer(round_up(outputs, products.panel));
-            pack_codes(Packer<std::uint8_t>(products, inputs, panels_.data()), weight, outputs,
+            pack_codes(Packer<std::uint8_t>(products, inputs, panels_), weight, outputs,
                        inputs, products.cell == Cell::u8 ? 128 : 0, scales_.data());
     }
 }
 
 void PackedLinear::apply(const Operand &a, std::size_t n, float *out, std::ptrdiff_t ldo,
                          bool accumulate) const {
-    products_->multiply(a, panels_.data(), panel_size_, scales_.data(), n, out, ldo, accumulate);
+    products_->multiply(a, panels_, panel_size_, scales_.data(), n, out, ldo, accumulate);
 }
 
 }  // namespace adaptive_search

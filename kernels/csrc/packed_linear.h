@@ -1,10 +1,12 @@
 // Memory and weights in the shape the operations want.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <new>
+#include <vector>
 
 #include "ops.h"
 
@@ -37,6 +39,23 @@ class Array {
 
 using Buffer = Array<float>;
 
+// Memory for packed weights, end to end in the order of their use. It asks for large pages: a text
+// reads all weights, and small pages would be looked up by the thousand.
+class Arena {
+  public:
+    // Zeroed bytes from a cache line's start, which live as long as the arena.
+    unsigned char *take(std::size_t bytes);
+
+  private:
+    static constexpr std::size_t kPage = std::size_t{2} << 20, kBlock = 2 * kPage;
+    struct Free {
+        void operator()(unsigned char *p) const { ::operator delete(p, std::align_val_t{kPage}); }
+    };
+    std::vector<std::unique_ptr<unsigned char, Free>> blocks_;
+    unsigned char *next_ = nullptr;
+    std::size_t left_ = 0;
+};
+
 // Rows of a weight matrix: float32, or int8 times the row's scale.
 struct WeightRows {
     const float *values = nullptr;
@@ -55,8 +74,9 @@ struct WeightRows {
 class PackedLinear {
   public:
     PackedLinear() = default;
-    PackedLinear(const Products &products, const WeightRows &weight, std::size_t outputs,
-                 std::size_t inputs);
+    // The arena must outlive it.
+    PackedLinear(const Products &products, Arena &arena, const WeightRows &weight,
+                 std::size_t outputs, std::size_t inputs);
 
     // out (a.rows, n) = or += a times the slice (n, a.inputs), transposed.
     void apply(const Operand &a, std::size_t n, float *out, std::ptrdiff_t ldo,
@@ -65,7 +85,7 @@ class PackedLinear {
   private:
     const Products *products_ = nullptr;
     std::size_t panel_size_ = 0;  // cells
-    Array<unsigned char> panels_;
+    unsigned char *panels_ = nullptr;
     Buffer scales_;  // int8: of each packed row
 };
 

@@ -3,6 +3,7 @@
 
 #include "ops.h"
 #include "simd_matrix.h"
+#include "simd_operand_floats.h"
 
 namespace adaptive_search {
 namespace {
@@ -21,6 +22,13 @@ void linear_f32(const Operand &a, const void *packed, size_t panel_size, const f
         });
     }
 }
+
+constexpr Products kFp32{Precision::fp32, Cell::f32, kPanel, 1, borrow_rows,
+                         store_rows<NormRows, false>, store_rows<GatedRows, false>,
+                         store_rows<SwigluRows, false>, linear_f32};
+constexpr Products kBf16{Precision::bf16, Cell::f32, kPanel, 1, store_rows<PlainRows, true>,
+                         store_rows<NormRows, true>, store_rows<GatedRows, true>,
+                         store_rows<SwigluRows, true>, linear_f32};
 
 }  // namespace
 }  // namespace adaptive_search

@@ -13,10 +13,6 @@
 namespace adaptive_search {
 namespace {
 
-// Weights are asked of memory a page ahead, because the processor's own foresight ends at pages.
-// One short text, which reads every weight once, takes a quarter less time.
-constexpr size_t kPage = 4096;
-
 template <int R>
 struct Totals {
     Sums v[R][2];
@@ -28,23 +24,41 @@ ADAPTIVE_SEARCH_INLINE Sums load_sums(const void *p) {
     return v;
 }
 
+constexpr size_t kPage = 4096;
+
+// A run of memory to ask for while something else is computed, so much at each step.
+struct Ahead {
+    const std::int8_t *next;
+    size_t step;
+};
+
 template <int R>
 ADAPTIVE_SEARCH_INLINE void multiply_codes(Totals<R> &totals, const std::int8_t *codes,
                                            ptrdiff_t stride, const std::int8_t *weights,
-                                           size_t groups) {
-    for (size_t g = 0; g < groups; ++g, codes += 4, weights += 4 * kPanel) {
-        for (size_t line = 0; line < 4 * kPanel; line += 64) {
-            __builtin_prefetch(weights + kPage + line);
-        }
+                                           size_t groups, Ahead ahead) {
+    // Every third row has a pointer, which the compiler must not know to be one stride's multiple:
+    // a dozen of them would not fit the registers.
+    constexpr int kPointers = (R + 2) / 3;
+    const std::int8_t *third[kPointers];
+#pragma GCC unroll 4
+    for (int i = 0; i < kPointers; ++i) {
+        third[i] = codes + 3 * i * stride;
+        __asm__("" : "+r"(third[i]));
+    }
+    for (size_t g = 0; g < groups; ++g, weights += 4 * kPanel, ahead.next += ahead.step) {
+        __builtin_prefetch(ahead.next);
+        __builtin_prefetch(ahead.next + 64);
         const Sums w0 = load_sums(weights), w1 = load_sums(weights + 4 * kLanes);
 #pragma GCC unroll 12
         for (int r = 0; r < R; ++r) {
             std::int32_t four;
-            __builtin_memcpy(&four, codes + r * stride, sizeof four);
+            __builtin_memcpy(&four, third[r / 3] + r % 3 * stride, sizeof four);
             const Sums spread = four - Sums{};
             add_dots(totals.v[r][0], w0, spread);
             add_dots(totals.v[r][1], w1, spread);
         }
+#pragma GCC unroll 4
+        for (int i = 0; i < kPointers; ++i) third[i] += 4;
     }
 }
 
@@ -54,32 +68,76 @@ ADAPTIVE_SEARCH_INLINE Vec values_of(Sums totals, std::int32_t sum, float scale,
     return __builtin_convertvector(totals, Vec) * (fill(scale) * scales);
 }
 
-void linear_i8(const Operand &a, const void *packed, size_t panel_size, const float *scales,
-               size_t n, float *out, ptrdiff_t ldo, bool accumulate) {
+// Rows [first, first + R) of a by one panel, to R rows of out. A function of its own, because GCC
+// keeps the totals in registers only while there is nothing else to keep.
+template <int R, bool accumulate>
+__attribute__((noinline)) void multiply_block(const Operand &a, size_t first,
+                                              const std::int8_t *panel, const float *scales,
+                                              float *out, ptrdiff_t ldo, Ahead ahead) {
     const auto *codes = static_cast<const std::int8_t *>(a.data);
-    const auto *panels = static_cast<const std::int8_t *>(packed);
-    const size_t groups = (a.inputs + 3) / 4;
-    for (size_t j = 0; j < n; j += kPanel, panels += panel_size) {
-        const size_t columns = smaller(n - j, kPanel);
-        const Vec scales0 = load(scales + j), scales1 = load(scales + j + kLanes);
+    Totals<R> totals{};
+    multiply_codes(totals, row(codes, a.stride, first), a.stride, panel, (a.inputs + 3) / 4,
+                   ahead);
+    const Vec scales0 = load(scales), scales1 = load(scales + kLanes);
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r, out += ldo) {
+        const size_t t = first + static_cast<size_t>(r);
+        put_pair(out, values_of(totals.v[r][0], a.sums[t], a.scales[t], scales0),
+                 values_of(totals.v[r][1], a.sums[t], a.scales[t], scales1), kPanel, accumulate);
+    }
+}
+
+// The same to the first columns of out alone.
+template <int R, bool accumulate>
+void multiply_columns(const Operand &a, size_t first, const std::int8_t *panel,
+                      const float *scales, float *out, ptrdiff_t ldo, size_t columns,
+                      Ahead ahead) {
+    float whole[R * kPanel];
+    multiply_block<R, false>(a, first, panel, scales, whole, kPanel, ahead);
+    for (size_t r = 0; r < R; ++r, out += ldo) {
+        for (size_t c = 0; c < columns; ++c) {
+            out[c] = accumulate ? out[c] + whole[r * kPanel + c] : whole[r * kPanel + c];
+        }
+    }
+}
+
+// Memory is asked for the next panel while this one is in use, or where that is not for long, for
+// what is a page ahead, since the processor's own foresight ends at pages.
+template <bool accumulate>
+void multiply_rows(const Operand &a, const std::int8_t *panels, size_t panel_size,
+                   const float *scales, size_t n, float *out, ptrdiff_t ldo) {
+    if (a.rows == 0) return;
+    const size_t blocks = (a.rows + kTileRows - 1) / kTileRows;
+    const size_t used = (a.inputs + 3) / 4 * 4 * kPanel, step = 4 * kPanel / blocks;
+    const size_t distance = blocks == 1 && used == panel_size ? kPage : panel_size;
+    for (size_t j = 0; j < n; j += kPanel, panels += panel_size, scales += kPanel) {
+        Ahead ahead{panels + distance, step};
         for_row_blocks(a.rows, [&](size_t i, auto rows) {
             constexpr int R = decltype(rows)::value;
-            Totals<R> totals{};
-            multiply_codes(totals, row(codes, a.stride, i), a.stride, panels, groups);
-            Tile<R> tile;
-#pragma GCC unroll 12
-            for (int r = 0; r < R; ++r) {
-                const size_t t = i + static_cast<size_t>(r);
-                tile.v[r][0] = values_of(totals.v[r][0], a.sums[t], a.scales[t], scales0);
-                tile.v[r][1] = values_of(totals.v[r][1], a.sums[t], a.scales[t], scales1);
+            float *target = row(out, ldo, i) + j;
+            if (n - j >= kPanel) {
+                multiply_block<R, accumulate>(a, i, panels, scales, target, ldo, ahead);
+            } else {
+                multiply_columns<R, accumulate>(a, i, panels, scales, target, ldo, n - j, ahead);
             }
-            put_tile(row(out, ldo, i) + j, ldo, tile, columns, accumulate);
+            ahead.next += used / blocks;
         });
     }
 }
 
+void linear_i8(const Operand &a, const void *packed, size_t panel_size, const float *scales,
+               size_t n, float *out, ptrdiff_t ldo, bool accumulate) {
+    const auto *panels = static_cast<const std::int8_t *>(packed);
+    if (accumulate) {
+        multiply_rows<true>(a, panels, panel_size, scales, n, out, ldo);
+    } else {
+        multiply_rows<false>(a, panels, panel_size, scales, n, out, ldo);
+    }
+}
+
 constexpr Products kInt8{Precision::int8, kOffset == 0 ? Cell::s8 : Cell::u8, kPanel, 4,
-                         quantize_rows, linear_i8};
+                         quantize_rows<PlainRows>, quantize_rows<NormRows>,
+                         quantize_rows<GatedRows>, quantize_rows<SwigluRows>, linear_i8};
 
 }  // namespace
 }  // namespace adaptive_search

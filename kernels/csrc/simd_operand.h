@@ -1,4 +1,7 @@
-// Rows of activations in the forms that products of floats read.
+// What rows of activations are made of, whatever the precision they are then stored in.
+//
+// Each kind has survey(), one pass over a row, and value(), of which any number of passes follow:
+// a row's values are the latter times the former's scale.
 #pragma once
 
 #include "ops.h"
@@ -7,28 +10,85 @@
 namespace adaptive_search {
 namespace {
 
-// fp32: the rows themselves.
-inline Operand borrow_rows(const float *a, ptrdiff_t lda, size_t m, size_t k, float *) {
-    return {m, k, a, lda, nullptr, nullptr};
+// Of one row: the largest magnitude of value(), NaN if there is one, and what scales them all.
+struct Survey {
+    float peak, scale;
+};
+
+// Bits of magnitudes are in the order of the magnitudes, and those of NaN beyond all others'.
+ADAPTIVE_SEARCH_INLINE Word higher(Word peak, Vec v) {
+    const Word magnitude = (Word)v & 0x7fffffffu;
+    return magnitude > peak ? magnitude : peak;
 }
 
-// The upper halves of floats rounded to bfloat16, ties to even; NaN stays NaN.
-ADAPTIVE_SEARCH_INLINE Word bf16_lanes(Vec v) {
-    const Word bits = (Word)v;
-    const Word rounded = bits + 0x7fffu + (bits >> 16 & 1u);
-    return (v == v ? rounded : bits | 0x400000u) & 0xffff0000u;
+ADAPTIVE_SEARCH_INLINE float highest(Word peak) {
+    std::uint32_t largest = 0;
+    for (size_t i = 0; i < kLanes; ++i) largest = peak[i] > largest ? peak[i] : largest;
+    float value;
+    __builtin_memcpy(&value, &largest, sizeof value);
+    return value;
 }
 
-// bf16 computed in float32: rounded, but stored as floats.
-inline Operand round_rows(const float *a, ptrdiff_t lda, size_t m, size_t k, float *space) {
-    const size_t stride = round_up(k, 16);
-    for (size_t t = 0; t < m; ++t) {
-        const float *values = row(a, lda, t);
-        for_lanes(k, [&](size_t c, size_t count) {
-            store(space + t * stride + c, (Vec)bf16_lanes(load(values + c, count)));
-        });
-    }
-    return {m, k, space, static_cast<ptrdiff_t>(stride), nullptr, nullptr};
+ADAPTIVE_SEARCH_INLINE float norm_scale(Vec squares, size_t n, float eps) {
+    return 1.0f / __builtin_sqrtf(sum_lanes(squares) / static_cast<float>(n) + eps);
+}
+
+ADAPTIVE_SEARCH_INLINE Vec value(const PlainRows &rows, size_t t, size_t c, size_t count) {
+    return load(row(rows.a, rows.lda, t) + c, count);
+}
+
+ADAPTIVE_SEARCH_INLINE Survey survey(const PlainRows &rows, size_t t, size_t n) {
+    Word peak{};
+    for_lanes(n, [&](size_t c, size_t count) { peak = higher(peak, value(rows, t, c, count)); });
+    return {highest(peak), 1.0f};
+}
+
+ADAPTIVE_SEARCH_INLINE Vec value(const NormRows &rows, size_t t, size_t c, size_t count) {
+    return load(row(rows.x, rows.ldx, t) + c, count) * load(rows.weight + c, count);
+}
+
+ADAPTIVE_SEARCH_INLINE Survey survey(const NormRows &rows, size_t t, size_t n) {
+    Word peak{};
+    Vec squares{};
+    for_lanes(n, [&](size_t c, size_t count) {
+        const Vec v = load(row(rows.x, rows.ldx, t) + c, count);
+        squares += v * v;
+        peak = higher(peak, v * load(rows.weight + c, count));
+    });
+    return {highest(peak), norm_scale(squares, n, rows.eps)};
+}
+
+ADAPTIVE_SEARCH_INLINE Vec value(const GatedRows &rows, size_t t, size_t c, size_t count) {
+    return load(row(rows.y, rows.ldy, t) + c, count);
+}
+
+ADAPTIVE_SEARCH_INLINE Survey survey(const GatedRows &rows, size_t t, size_t n) {
+    Word peak{};
+    Vec squares{};
+    for_lanes(n, [&](size_t c, size_t count) {
+        const Vec v = value(rows, t, c, count) *
+                      silu_lanes(load(row(rows.z, rows.ldz, t) + c, count));
+        const Vec weighted = v * load(rows.weight + c, count);
+        squares += v * v;
+        peak = higher(peak, weighted);
+        store(row(rows.y, rows.ldy, t) + c, weighted, count);
+    });
+    return {highest(peak), norm_scale(squares, n, rows.eps)};
+}
+
+ADAPTIVE_SEARCH_INLINE Vec value(const SwigluRows &rows, size_t t, size_t c, size_t count) {
+    return load(row(rows.gate, rows.ldg, t) + c, count);
+}
+
+ADAPTIVE_SEARCH_INLINE Survey survey(const SwigluRows &rows, size_t t, size_t n) {
+    Word peak{};
+    for_lanes(n, [&](size_t c, size_t count) {
+        const Vec v = silu_lanes(value(rows, t, c, count)) *
+                      load(row(rows.up, rows.ldu, t) + c, count);
+        peak = higher(peak, v);
+        store(row(rows.gate, rows.ldg, t) + c, v, count);
+    });
+    return {highest(peak), 1.0f};
 }
 
 }  // namespace

@@ -1,34 +1,20 @@
 // Rows of activations as int8 codes, for files that have defined store_codes().
 #pragma once
 
-#include "ops.h"
-#include "simd_math.h"
+#include "simd_operand.h"
 
 namespace adaptive_search {
 namespace {
 
-// The largest magnitude of a row; NaN if there is one, because its bits exceed all others'.
-ADAPTIVE_SEARCH_INLINE float peak_of(const float *values, size_t n) {
-    Word peak{};
-    for_lanes(n, [&](size_t c, size_t count) {
-        const Word magnitude = (Word)load(values + c, count) & 0x7fffffffu;
-        peak = magnitude > peak ? magnitude : peak;
-    });
-    std::uint32_t largest = 0;
-    for (size_t i = 0; i < kLanes; ++i) largest = peak[i] > largest ? peak[i] : largest;
-    float value;
-    __builtin_memcpy(&value, &largest, sizeof value);
-    return value;
-}
-
 // Codes of one row with a finite peak; returns their sum.
-ADAPTIVE_SEARCH_INLINE std::int32_t encode_row(const float *values, size_t n, float inverse,
+template <class Kind>
+ADAPTIVE_SEARCH_INLINE std::int32_t encode_row(const Kind &rows, size_t t, size_t n, float inverse,
                                                std::int8_t *codes) {
     // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low mantissa bits.
     const Vec magic = fill(12582912.0f);
     Word sum{};
     for_lanes(n, [&](size_t c, size_t count) {
-        const Word shifted = (Word)(load(values + c, count) * fill(inverse) + magic);
+        const Word shifted = (Word)(value(rows, t, c, count) * fill(inverse) + magic);
         sum += shifted - (Word)magic;
         store_codes(codes + c, shifted);
     });
@@ -37,20 +23,22 @@ ADAPTIVE_SEARCH_INLINE std::int32_t encode_row(const float *values, size_t n, fl
     return static_cast<std::int32_t>(total);
 }
 
-// code = value / scale rounded, with scale = the row's largest magnitude / 127. A row that is
-// not finite gets a scale that is not finite either, whatever its codes.
-Operand quantize_rows(const float *a, ptrdiff_t lda, size_t m, size_t k, float *space) {
+// code = value / scale rounded, with scale = the row's largest magnitude / 127; what scales a
+// whole row does not change its codes. A row that is not finite gets a scale that is not finite
+// either, whatever its codes.
+template <class Kind>
+Operand quantize_rows(const Kind &rows, size_t m, size_t k, float *space) {
     const size_t stride = round_up(k, 64);
     float *scales = space;
     auto *sums = reinterpret_cast<std::int32_t *>(space + round_up(m, 16));
     auto *codes = reinterpret_cast<std::int8_t *>(space + 2 * round_up(m, 16));
     for (size_t t = 0; t < m; ++t) {
-        const float peak = peak_of(row(a, lda, t), k);
-        const bool vanishes = peak < 1e-36f;  // 127 / peak would overflow
-        const bool finite = peak <= 3.4028235e38f;
-        scales[t] = vanishes ? 0.0f : peak / 127.0f;
-        const float inverse = vanishes ? 0.0f : 127.0f / peak;
-        sums[t] = finite ? encode_row(row(a, lda, t), k, inverse, codes + t * stride) : 0;
+        const Survey found = survey(rows, t, k);
+        const bool vanishes = found.peak < 1e-36f;  // 127 / peak would overflow
+        const bool finite = found.peak <= 3.4028235e38f;
+        scales[t] = vanishes ? 0.0f : found.peak / 127.0f * found.scale;
+        const float inverse = vanishes ? 0.0f : 127.0f / found.peak;
+        sums[t] = finite ? encode_row(rows, t, k, inverse, codes + t * stride) : 0;
     }
     return {m, k, codes, static_cast<ptrdiff_t>(stride), scales, sums};
 }

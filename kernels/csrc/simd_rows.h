@@ -1,4 +1,4 @@
-// Operations that treat each row on its own: convolution, norms, gates, pooling.
+// Operations that treat each row on its own: convolution, softplus, pooling.
 #pragma once
 
 #include "ops.h"
@@ -31,55 +31,6 @@ void softplus_f32(float *x, ptrdiff_t ldx, size_t rows, size_t n, const float *b
         float *values = row(x, ldx, t);
         for_lanes(n, [&](size_t c, size_t count) {
             store(values + c, softplus_lanes(load(values + c, count) + load(bias + c, count)),
-                  count);
-        });
-    }
-}
-
-// out = values / sqrt(squares / n + eps) * weight for one row; out may be values.
-ADAPTIVE_SEARCH_INLINE void scale_row(const float *values, float squares, size_t n,
-                                      const float *weight, float eps, float *out) {
-    const float scale = 1.0f / __builtin_sqrtf(squares / static_cast<float>(n) + eps);
-    for_lanes(n, [&](size_t c, size_t count) {
-        store(out + c, load(values + c, count) * fill(scale) * load(weight + c, count), count);
-    });
-}
-
-void rms_norm_f32(const float *x, ptrdiff_t ldx, size_t rows, size_t n, const float *weight,
-                  float eps, float *out, ptrdiff_t ldo) {
-    for (size_t t = 0; t < rows; ++t) {
-        const float *values = row(x, ldx, t);
-        Vec squares{};
-        for_lanes(n, [&](size_t c, size_t count) {
-            const Vec v = load(values + c, count);
-            squares += v * v;
-        });
-        scale_row(values, sum_lanes(squares), n, weight, eps, row(out, ldo, t));
-    }
-}
-
-void gated_rms_norm_f32(float *y, ptrdiff_t ldy, const float *z, ptrdiff_t ldz, size_t rows,
-                        size_t n, const float *weight, float eps) {
-    for (size_t t = 0; t < rows; ++t) {
-        float *values = row(y, ldy, t);
-        const float *gate = row(z, ldz, t);
-        Vec squares{};
-        for_lanes(n, [&](size_t c, size_t count) {
-            const Vec v = load(values + c, count) * silu_lanes(load(gate + c, count));
-            squares += v * v;
-            store(values + c, v, count);
-        });
-        scale_row(values, sum_lanes(squares), n, weight, eps, values);
-    }
-}
-
-void swiglu_f32(float *gate, ptrdiff_t ldg, const float *up, ptrdiff_t ldu, size_t rows,
-                size_t n) {
-    for (size_t t = 0; t < rows; ++t) {
-        float *values = row(gate, ldg, t);
-        const float *factor = row(up, ldu, t);
-        for_lanes(n, [&](size_t c, size_t count) {
-            store(values + c, silu_lanes(load(values + c, count)) * load(factor + c, count),
                   count);
         });
     }

@@ -1,18 +1,13 @@
 // The Mamba-2 recurrence as matrix products over chunks of kChunk positions.
 //
-// Source: Dao and Gu 2024, arXiv:2405.21060, section 6 and Listing 1. Decays are kept as
-// running products of exp(dt A) <= 1 and never as differences of cumulative sums, which
-// would cancel after a long decay.
+// Source: Dao and Gu 2024, arXiv:2405.21060, section 6 and Listing 1.
 #pragma once
 
 #include "ops.h"
-#include "simd_matrix.h"
+#include "simd_decay.h"
 
 namespace adaptive_search {
 namespace {
-
-constexpr size_t kChunkVectors = kChunk / kLanes;
-static_assert(kChunk % kPanel == 0, "a chunk must be whole panels");
 
 // Scratch of one scan; kChunk positions t, s; every headdim row padded to whole panels.
 struct Work {
@@ -56,38 +51,15 @@ void relate_positions(const Scan &s, const Work &w, size_t start, size_t rows) {
     });
 }
 
-struct Decay {
-    float from_start[kChunk];  // product of exp(dt A) up to and with t
-    float to_end[kChunk];      // product after t
-};
-
-// The decays of one head over a chunk, and CB under them.
-void decay_positions(const Scan &s, const Work &w, size_t head, size_t start, size_t rows,
-                     Decay &decay) {
-    float step[kChunk] = {};
-    for (size_t t = 0; t < rows; ++t) step[t] = row(s.dt, s.lddt, start + t)[head];
-    for (size_t t = 0; t < kChunk; t += kLanes) {
-        store(step + t, exp_lanes(load(step + t) * fill(s.A[head])));
-    }
-    float product = 1.0f;
-    for (size_t t = 0; t < rows; ++t) decay.from_start[t] = product *= step[t];
-    product = 1.0f;
-    for (size_t t = rows; t-- > 0; product *= step[t]) decay.to_end[t] = product;
-
-    Word lane[kChunkVectors];
-    Vec between[kChunkVectors] = {};  // from every s to the current t
-    for (size_t v = 0; v < kChunkVectors; ++v) {
-        for (size_t i = 0; i < kLanes; ++i) lane[v][i] = static_cast<unsigned>(v * kLanes + i);
-    }
-    for (size_t t = 0; t < rows; ++t) {
-        const Word now = static_cast<unsigned>(t) - Word{};
+// CB under the decays of one head.
+void mix_positions(const Scan &s, const Work &w, size_t head, size_t start, size_t rows,
+                   Decay &decay) {
+    decay_positions(s, head, start, rows, decay, [&](size_t t, const Vec *between) {
         for (size_t v = 0; v < kChunkVectors; ++v) {
-            between[v] *= fill(step[t]);
-            between[v] = lane[v] == now ? fill(1.0f) : between[v];
             const size_t at = t * kChunk + v * kLanes;
             store(w.mixed + at, between[v] * load(w.CB + at));
         }
-    }
+    });
 }
 
 void weigh_inputs(const Scan &s, const Work &w, size_t head, size_t start, size_t rows,
@@ -168,7 +140,7 @@ void ssd_scan_f32(const Scan &s) {
         for (size_t head = 0; head < s.heads; ++head) {
             float *state = s.state + head * s.d_state * w.padded;
             Decay decay;
-            decay_positions(s, w, head, start, rows, decay);
+            mix_positions(s, w, head, start, rows, decay);
             weigh_inputs(s, w, head, start, rows, decay);
             write_outputs(s, w, head, start, rows, decay, fresh ? nullptr : state);
             if (over) continue;

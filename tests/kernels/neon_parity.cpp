@@ -42,10 +42,11 @@ void compare(const char *what, const Floats &got, const Floats &want, float tole
 
 Floats linear(const Products &products, const Floats &x, const Floats &weight, std::size_t rows,
               std::size_t outputs, std::size_t inputs) {
-    const PackedLinear packed(products, {weight.data()}, outputs, inputs);
+    Arena arena;
+    const PackedLinear packed(products, arena, {weight.data()}, outputs, inputs);
     const Buffer space(operand_space(rows, inputs));
     Floats out(rows * outputs);
-    packed.apply(products.convert(x.data(), stride(inputs), rows, inputs, space.data()), outputs,
+    packed.apply(products.plain({x.data(), stride(inputs)}, rows, inputs, space.data()), outputs,
                  out.data(), stride(outputs));
     return out;
 }
@@ -98,16 +99,44 @@ Floats convolve(const Ops &ops, std::size_t rows) {
     return x;
 }
 
-Floats norms_and_gates(const Ops &ops, std::size_t rows) {
+// An int8 operand's rows, or those of floats.
+Floats values_of(const Operand &rows) {
+    Floats values;
+    for (std::size_t t = 0; t < rows.rows; ++t) {
+        const std::ptrdiff_t at = rows.stride * stride(t);
+        for (std::size_t c = 0; c < rows.inputs; ++c) {
+            values.push_back(rows.scales
+                                 ? rows.scales[t] * static_cast<const std::int8_t *>(rows.data)[at + stride(c)]
+                                 : static_cast<const float *>(rows.data)[at + stride(c)]);
+        }
+    }
+    return values;
+}
+
+Floats norms_and_gates(const Products &products, std::size_t rows) {
     const std::size_t n = 21;
     generator.seed(5);
-    Floats x = draw(rows * n), out(rows * n);
-    const Floats z = draw(rows * n), weight = draw(n);
-    ops.rms_norm_f32(x.data(), stride(n), rows, n, weight.data(), 1e-5f, out.data(), stride(n));
-    ops.gated_rms_norm_f32(out.data(), stride(n), z.data(), stride(n), rows, n, weight.data(), 1e-5f);
-    ops.swiglu_f32(out.data(), stride(n), z.data(), stride(n), rows, n);
-    ops.softplus_f32(out.data(), stride(n), rows, n, weight.data());
-    return out;
+    const Floats x = draw(rows * n), z = draw(rows * n), weight = draw(n);
+    const Buffer space(operand_space(rows, n));
+    const float *w = weight.data();
+    Floats all = values_of(products.norm({x.data(), stride(n), w, 1e-5f}, rows, n, space.data()));
+    const auto add = [&all](const Floats &more) { all.insert(all.end(), more.begin(), more.end()); };
+    Floats y = x;
+    add(values_of(products.gated({y.data(), stride(n), z.data(), stride(n), w, 1e-5f}, rows, n,
+                                 space.data())));
+    y = x;
+    add(values_of(products.swiglu({y.data(), stride(n), z.data(), stride(n)}, rows, n,
+                                  space.data())));
+    return all;
+}
+
+Floats softplus(const Ops &ops, std::size_t rows) {
+    const std::size_t n = 21;
+    generator.seed(6);
+    Floats x = draw(rows * n);
+    const Floats bias = draw(n);
+    ops.softplus_f32(x.data(), stride(n), rows, n, bias.data());
+    return x;
 }
 
 Floats pool(const Ops &ops, std::size_t rows) {
@@ -132,8 +161,15 @@ int main() {
             compare("scan", scan(neon, rows, ends), scan(reference, rows, ends), 1e-5f);
         }
         compare("convolution", convolve(neon, rows), convolve(reference, rows), 1e-5f);
-        compare("norms and gates", norms_and_gates(neon, rows), norms_and_gates(reference, rows),
-                1e-5f);
+        compare("softplus", softplus(neon, rows), softplus(reference, rows), 1e-5f);
+        for (Precision precision : {Precision::fp32, Precision::bf16}) {
+            // In bf16 some values are rounded the other way.
+            compare("norms and gates", norms_and_gates(float_products_neon(precision), rows),
+                    norms_and_gates(float_products_reference(precision), rows),
+                    precision == Precision::fp32 ? 1e-5f : 5e-3f);
+        }
+        compare("norms and gates, int8", norms_and_gates(int8_neon(), rows),
+                norms_and_gates(int8_reference(), rows), 1e-2f);
         compare("pooling", pool(neon, rows), pool(reference, rows), 1e-5f);
     }
     return failures == 0 ? 0 : 1;

@@ -178,15 +178,27 @@ def assert_scan(inputs: list[Floats], offsets: NDArray[np.int64]) -> None:
     assert (abs(got - want) <= 100 * EPS * magnitude + 1e-37).all()
 
 
+def assert_scan_in_bf16(inputs: list[Floats], offsets: NDArray[np.int64]) -> None:
+    got = native.ssd_scan(*inputs, offsets, "bf16")
+    want = reference.ssd_scan(*wide(*inputs), offsets)
+    magnitude = reference.ssd_scan(
+        *[abs(a) if i != 2 else a for i, a in enumerate(wide(*inputs))], offsets
+    )
+    # Each product has up to four factors that are rounded by 2^-9 of themselves.
+    assert (abs(got - want) <= 2**-6 * magnitude).all()
+
+
 def test_ssd_scan_of_every_length(level: str, draw: Draw) -> None:
     for length in (*LENGTHS, 96, 100):
         assert_scan(scan_inputs(draw, length, 2, 8, 5), pack(length))
+        assert_scan_in_bf16(scan_inputs(draw, length, 2, 8, 5), pack(length))
 
 
 @pytest.mark.parametrize("d_state", [1, 13, 64])
 @pytest.mark.parametrize("headdim", [1, 7, 16, 33, 64])
 def test_ssd_scan_of_every_shape(level: str, draw: Draw, headdim: int, d_state: int) -> None:
     assert_scan(scan_inputs(draw, 70, 3, headdim, d_state), pack(1, 0, 40, 29))
+    assert_scan_in_bf16(scan_inputs(draw, 70, 3, headdim, d_state), pack(1, 0, 40, 29))
 
 
 @pytest.mark.parametrize("step", [1e-6, 5.0, 400.0])
@@ -195,19 +207,24 @@ def test_ssd_scan_decays(level: str, draw: Draw, step: float) -> None:
     inputs[1] = np.full_like(inputs[1], step)
     inputs[1][40:] = 1e-3  # after a long decay, a short one must not lose its digits
     assert_scan(inputs, pack(80))
+    assert_scan_in_bf16(inputs, pack(80))
 
 
 def test_ssd_scan_of_zeros(level: str, draw: Draw) -> None:
     inputs = scan_inputs(draw, 40, 2, 8, 16)
     inputs[0] = np.zeros_like(inputs[0])
     assert not native.ssd_scan(*inputs, pack(40)).any()
+    assert not native.ssd_scan(*inputs, pack(40), "bf16").any()
 
 
-def test_ssd_scan_of_a_text_does_not_depend_on_the_others(level: str, draw: Draw) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_ssd_scan_of_a_text_does_not_depend_on_the_others(
+    level: str, draw: Draw, precision: str
+) -> None:
     inputs = scan_inputs(draw, 90, 2, 8, 16)
-    together = native.ssd_scan(*inputs, pack(37, 53))
+    together = native.ssd_scan(*inputs, pack(37, 53), precision)
     x, dt, A, B, C, D = inputs
-    alone = native.ssd_scan(x[37:], dt[37:], A, B[37:], C[37:], D, pack(53))
+    alone = native.ssd_scan(x[37:], dt[37:], A, B[37:], C[37:], D, pack(53), precision)
     np.testing.assert_array_equal(together[37:], alone)
 
 
@@ -226,9 +243,28 @@ def test_norms_and_gates(level: str, draw: Draw) -> None:
         assert_close(native.swiglu(z, x), reference.swiglu(*wide(z, x)), 16)
 
 
-def test_rms_norm_of_zeros(level: str) -> None:
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_norms_and_gates_as_narrow_operands(level: str, draw: Draw, precision: str) -> None:
+    for length in LENGTHS[1:]:
+        x, z, weight = draw(3, length), draw(3, length, scale=4), draw(length)
+        for got, want in (
+            (native.rms_norm(x, weight, 1e-5, precision), native.rms_norm(x, weight, 1e-5)),
+            (
+                native.gated_rms_norm(x, z, weight, 1e-5, precision),
+                native.gated_rms_norm(x, z, weight, 1e-5),
+            ),
+            (native.swiglu(z, x, precision), native.swiglu(z, x)),
+        ):
+            # Half a code; and one of float32, where a value lies between two codes.
+            peak = abs(want).max(axis=1, keepdims=True)
+            step = abs(want) / 256 if precision == "bf16" else peak / 254
+            assert (abs(got - want) <= 1.001 * step + 1e-37).all()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_rms_norm_of_zeros(level: str, precision: str) -> None:
     x = np.zeros((2, 19), np.float32)
-    assert not native.rms_norm(x, np.ones(19, np.float32), 1e-5).any()
+    assert not native.rms_norm(x, np.ones(19, np.float32), 1e-5, precision).any()
 
 
 def test_swiglu_at_the_ends(level: str) -> None:
