@@ -30,7 +30,7 @@ class Catalog:
         self.segments: list[Segment] = [*known, *segments]
         parts = [earlier._columns] if earlier else []
         parts += [_columns(segment, len(known) + at) for at, segment in enumerate(segments)]
-        self._columns = _sorted_columns(parts)
+        self._columns: _Columns = _sorted_columns(parts)
         # One document is found in a twentieth of the time that numpy's calls take.
         self._high, self._low, self._places = (column.data for column in self._columns)
 
