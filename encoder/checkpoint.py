@@ -144,7 +144,8 @@ def expected_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
         shapes |= {f"blocks.{i}.{name}": shape for name, shape in block.items()}
     shapes["final_norm.weight"] = (d,)
     shapes["pooling.query"] = (len(config.dims), d)
-    shapes |= {f"heads.{b}.weight": (width, d) for b, width in enumerate(config.band_widths)}
+    heads = zip(config.band_widths, config.head_inputs, strict=True)
+    shapes |= {f"heads.{b}.weight": shape for b, shape in enumerate(heads)}
     return shapes
 
 

@@ -39,6 +39,7 @@ class EncoderConfig:
     # Share of the squared length that each prefix carries; the last is 1.
     prefix_energy: tuple[float, ...] = (0.35, 0.50, 0.65, 0.80, 0.86, 0.92, 1.0)
     granularities: tuple[int, ...] = (1, 2, 4, 8)  # divisors of the inner width
+    wide_heads: int = 0  # first bands whose heads read the pooled states of all bands
 
     def __post_init__(self) -> None:
         """Refuse a shape that no weights can have."""
@@ -47,6 +48,7 @@ class EncoderConfig:
             for name, value in dataclasses.asdict(self).items()
             if isinstance(value, int)
         }
+        wide_heads = sizes.pop("wide_heads")
         bad = [f"{name}={value}" for name, value in sizes.items() if value < 1]
         if bad:
             raise WeightsError(f"encoder config: {', '.join(bad)} must be at least 1")
@@ -70,6 +72,11 @@ class EncoderConfig:
             raise WeightsError(
                 f"encoder config: prefix_energy={energy} must rise to 1, one value for each of "
                 f"the {len(self.dims)} dims"
+            )
+        if not 0 <= wide_heads <= len(self.dims):
+            raise WeightsError(
+                f"encoder config: wide_heads={wide_heads} must be from 0 to the {len(self.dims)} "
+                "bands"
             )
         divides = [g >= 1 and not (self.nheads % g or self.d_mlp % g) for g in self.granularities]
         if not divides or not all(divides):
@@ -103,6 +110,16 @@ class EncoderConfig:
         """Fixed length of each band; the squares sum to 1."""
         energy = self.prefix_energy
         return tuple(math.sqrt(b - a) for a, b in zip((0.0, *energy), energy, strict=False))
+
+    @property
+    def head_inputs(self) -> tuple[int, ...]:
+        """What each band's head reads: d_model numbers, or those of all bands side by side."""
+        wide, bands = self.wide_heads, len(self.dims)
+        return (bands * self.d_model,) * wide + (self.d_model,) * (bands - wide)
+
+    def pooled_bands(self, bands: int) -> int:
+        """Bands whose pooled states the heads of the first `bands` read."""
+        return len(self.dims) if self.wide_heads else bands
 
     def bands_of(self, dim: int) -> int:
         """Number of bands in the prefix of `dim` coordinates.

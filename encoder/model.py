@@ -95,7 +95,8 @@ class MatMambaEncoder(nn.Module):
             {"query": nn.Parameter(torch.zeros(len(config.dims), config.d_model))}
         )
         self.heads = nn.ModuleList(
-            nn.Linear(config.d_model, width, bias=False) for width in config.band_widths
+            nn.Linear(inputs, width, bias=False)
+            for inputs, width in zip(config.head_inputs, config.band_widths, strict=True)
         )
         for block in self.blocks:
             assert isinstance(block, Block)  # for the type checker: ModuleList forgets it
@@ -135,15 +136,32 @@ class MatMambaEncoder(nn.Module):
         Returns:
             float32 (batch, dims[-1]), unit length; band i has length band_weights[i].
         """
+        return self.project(self.pool(hidden, lengths))
+
+    def pool(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        """The mean of the states for each band, weighted as the band learned to.
+
+        Args:
+            hidden: float32 (batch, seqlen, d_model).
+            lengths: int64 (batch,).
+
+        Returns:
+            float32 (batch, bands, d_model).
+        """
         position = torch.arange(hidden.shape[1], device=hidden.device)
         padded = (position >= lengths.unsqueeze(1)).unsqueeze(1)  # (batch, 1, seqlen)
         logits = self.pooling["query"] @ hidden.transpose(1, 2)  # (batch, bands, seqlen)
         weights = logits.float().masked_fill(padded, -torch.inf).softmax(-1)
-        pooled = weights @ hidden.masked_fill(padded.transpose(1, 2), 0.0).float()
+        return weights @ hidden.masked_fill(padded.transpose(1, 2), 0.0).float()
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """Pooled states (batch, bands, d_model) through the heads; see `embed`."""
+        wide = self.config.wide_heads
+        inputs = [pooled.flatten(1) if i < wide else pooled[:, i] for i in range(len(self.heads))]
         bands = [
-            F.normalize(head(pooled[:, i]).float(), dim=-1) * weight
-            for i, (head, weight) in enumerate(
-                zip(self.heads, self.config.band_weights, strict=True)
+            F.normalize(head(state).float(), dim=-1) * weight
+            for head, state, weight in zip(
+                self.heads, inputs, self.config.band_weights, strict=True
             )
         ]
         return torch.cat(bands, dim=-1)

@@ -92,7 +92,9 @@ class Objective(nn.Module):
         directions = seeding.project(rotation, d_model)
         self.rotation.copy_(rotation)
         self.maps["token"].weight.copy_(directions)  # type: ignore[operator]
-        heads = torch.cat([weight.cpu() for weight in self.model.heads.parameters()])
+        # All bands pool alike at first, so what a wide head reads are copies of one state.
+        weights = (weight.cpu() for weight in self.model.heads.parameters())
+        heads = torch.cat([weight.unflatten(1, (-1, d_model)).sum(1) for weight in weights])
         pooled = directions @ torch.linalg.pinv(heads)
         self.maps["pooled"].weight.copy_(pooled)  # type: ignore[operator]
 

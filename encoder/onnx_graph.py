@@ -120,7 +120,7 @@ class _Encoder(_Graph):
             u = self.rms_norm(x, block["mlp_norm.weight"], config.norm_eps)
             x = self.apply("Add", x, self._transform(block, u, active))
         h = self.rms_norm(x, tensors["final_norm.weight"], config.norm_eps)
-        return self._project(self._pool(h, bands), bands)
+        return self._project(self._pool(h, self._config.pooled_bands(bands)), bands)
 
     def _reverse(self, x: str, lengths: str) -> str:
         """Each text's own tokens from last to first."""
@@ -200,10 +200,12 @@ class _Encoder(_Graph):
     def _project(self, pooled: str, bands: int) -> str:
         """Each band's head at the band's length, which makes prefixes of unit length."""
         energy = self._config.prefix_energy[bands - 1]
+        whole = self.apply("Flatten", pooled) if self._config.wide_heads else ""
         parts = []
         for b in range(bands):
-            mean = self.apply("Gather", pooled, self.constant(np.array(b)), axis=1)
-            band = self.linear(mean, self._tensors[f"heads.{b}.weight"])
+            own = self.apply("Gather", pooled, self.constant(np.array(b)), axis=1)
+            state = whole if b < self._config.wide_heads else own
+            band = self.linear(state, self._tensors[f"heads.{b}.weight"])
             length = self.apply("ReduceL2", band, axes=[-1], keepdims=1)
             unit = self.apply("Div", band, self.apply("Max", length, self.constant(1e-12)))
             weight = self._config.band_weights[b] / math.sqrt(energy)

@@ -60,7 +60,8 @@ def _encode_text(
     pooled = ops.softmax_pool(h, logits, np.array([0, len(h)]))[0]  # (bands, d_model)
     bands = []
     for b, length in enumerate(config.band_weights):
-        band = tensors[f"heads.{b}.weight"] @ pooled[b]
+        state = pooled.ravel() if b < config.wide_heads else pooled[b]
+        band = tensors[f"heads.{b}.weight"] @ state
         bands.append(length * band / max(float(np.linalg.norm(band)), 1e-12))
     return np.concatenate(bands)
 

@@ -86,7 +86,7 @@ def seed(model: MatMambaEncoder, table: Tensor, space: TeacherSpace) -> None:
     model.pooling["query"][:, -1] = spread
     start = 0
     generator = torch.Generator().manual_seed(0)
-    for head, band in zip(model.heads, model.config.band_widths, strict=True):
+    for index, (head, band) in enumerate(zip(model.heads, model.config.band_widths, strict=True)):
         weight = torch.zeros(band, width)
         if start + band <= width:
             weight[:, start : start + band] = torch.eye(band)
@@ -96,5 +96,7 @@ def seed(model: MatMambaEncoder, table: Tensor, space: TeacherSpace) -> None:
             turn = torch.linalg.qr(torch.randn(side, side, generator=generator)).Q
             weight = turn[:band, :width].contiguous()
         weight[:, -1] = 0
-        head.weight.copy_(weight)  # type: ignore[operator]
+        own = index * width if index < model.config.wide_heads else 0
+        head.weight.zero_()  # type: ignore[operator]
+        head.weight[:, own : own + width] = weight  # type: ignore[index,operator]
         start += band

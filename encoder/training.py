@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from adaptive_search.encoder import checkpoint, development, seeding
+from adaptive_search.encoder import checkpoint, development, principal, seeding
 from adaptive_search.encoder.config import EncoderConfig
 from adaptive_search.encoder.data import COLUMNS, Text, TokenStream, find_files
+from adaptive_search.encoder.model import MatMambaEncoder
 from adaptive_search.encoder.objective import Objective
 from adaptive_search.encoder.optimizers import Average, Optimizers, schedule
 from adaptive_search.encoder.recipe import Recipe, Stage
@@ -182,10 +183,16 @@ class Trainer:
 
     def export(self, directory: Path) -> None:
         """Write the averaged weights, int8, as a directory that the encoder loads."""
-        tensors = {k: v.float().cpu().numpy() for k, v in self.average.state().items()}
-        checkpoint.save(
-            directory, self.recipe.config, self.tokenizer_json, checkpoint.quantize_rows(tensors)
-        )
+        config, state = self.recipe.config, self.average.state()
+        if self.recipe.principal_bands:
+            model = MatMambaEncoder(config).to(self.workers.device)
+            model.load_state_dict(state)
+            config, heads = principal.turn_heads(
+                model, self._survey_texts(), self.recipe.principal_bands, self.recipe.group_tokens
+            )
+            state = state | heads
+        tensors = {k: v.float().cpu().numpy() for k, v in state.items()}
+        checkpoint.save(directory, config, self.tokenizer_json, checkpoint.quantize_rows(tensors))
 
     # -- one stage ---------------------------------------------------------
 
@@ -257,6 +264,13 @@ class Trainer:
         return development.mean_reciprocal_ranks(self.objective.embed, held_out, self.recipe.config)
 
     # -- start, save, resume -----------------------------------------------
+
+    def _survey_texts(self) -> Iterator[Text]:
+        """Some texts, and queries and positives of pairs, as far as there are both kinds."""
+        for kind in self.files:
+            batches = itertools.islice(self._stream(SURVEY, kind), self.recipe.survey_batches)
+            for columns in batches:
+                yield from itertools.chain(*columns)
 
     def _seed(self) -> None:
         """Start from the teacher."""

@@ -174,6 +174,22 @@ def test_exported_weights_are_the_trained_ones(make_trainer: MakeTrainer, recipe
     assert (cosine > 0.999).all()  # int8 rows
 
 
+def test_exported_bands_can_be_principal(make_trainer: MakeTrainer, recipe: Recipe) -> None:
+    plain = make_trainer(recipe, "plain")
+    run(plain)
+    turned = make_trainer(dataclasses.replace(recipe, principal_bands=2), "turned")
+    run(turned)
+    encoders = [Encoder.load(t.run / "weights", threads=1) for t in (plain, turned)]
+    assert encoders[1].config.wide_heads == 2
+    before, after = (encoder.encode(["plants store energy", "sun"]) for encoder in encoders)
+    np.testing.assert_allclose(after[:, 16:], before[:, 16:], atol=1e-6)  # the third band
+    assert np.abs(after[:, :16] - before[:, :16]).max() > 0.1
+    # Training goes on from such weights as from any others.
+    further = make_trainer(recipe, "further", from_scratch=False, weights=turned.run / "weights")
+    run(further)
+    assert Encoder.load(further.run / "weights", threads=1).config.wide_heads == 2
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("stop", [(0, 4), (1, 2), (1, 5)])
 def test_a_killed_run_goes_on_as_if_it_had_not_been(
