@@ -112,6 +112,10 @@ def nearest(
         found = block.scores(questions.vectors, len(dims) - 1)
         questions.hide(found, block.first)
         better = np.flatnonzero(found > floor)
+        if len(better) > count * k:  # the first block
+            best = np.argpartition(found, -k, axis=1)[:, -k:]
+            better = (best + np.arange(count)[:, None] * found.shape[1]).ravel()
+            better = better[found.ravel()[better] > -np.inf]
         asked = np.concatenate([asked, better // found.shape[1]])
         rows = np.concatenate([rows, better % found.shape[1] + block.first])
         scores = np.concatenate([scores, found.ravel()[better]])
