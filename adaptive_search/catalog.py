@@ -57,11 +57,13 @@ class Catalog:
         """Number of an entry's segment, and place in that segment's documents table."""
         return divmod(self._places[position], _SEGMENT)
 
-    def entries(self, number: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-        """Entries of one segment: positions here, and places in its documents table."""
-        places = self._columns[2]
-        positions = np.flatnonzero(places // _SEGMENT == number)
-        return positions, (places[positions] % _SEGMENT).astype(np.int64)
+    def in_entries(self, values: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+        """Values of each segment's documents, in the order of the entries here: bool (entries,)."""
+        starts = np.cumsum([0, *map(len, values)])[:-1].astype(np.uint64)
+        segments, documents = np.divmod(self._columns[2], np.uint64(_SEGMENT))
+        flat = np.concatenate([np.zeros(0, np.bool_), *values])
+        of_entries: NDArray[np.bool_] = flat[starts[segments] + documents]
+        return of_entries
 
     def in_order(self, positions: NDArray[np.intp]) -> NDArray[np.intp]:
         """These entries in the order of their rows in the index."""
@@ -141,11 +143,15 @@ def document_keys(segment: Segment) -> NDArray[np.uint64]:
 def _columns(segment: Segment, number: int) -> _Columns:
     keys = document_keys(segment)
     places = np.arange(keys.shape[1], dtype=np.uint64) + np.uint64(number * _SEGMENT)
-    return keys[0], keys[1], places
+    order = np.argsort(keys[0], kind="stable")
+    return keys[0][order], keys[1][order], places[order]
 
 
 def _sorted_columns(parts: Sequence[_Columns]) -> _Columns:
-    """All entries, by the first halves of their keys; one column after the other, for memory."""
+    """All entries, by the first halves of their keys; one column after the other, for memory.
+
+    Each part is sorted already, which the sort knows to use.
+    """
     if not parts:
         empty = np.empty(0, np.uint64)
         return empty, empty, empty

@@ -605,7 +605,7 @@ class AdaptiveIndex:
                 self._refresh()
 
     def _refresh(self) -> None:
-        self._store = Store.open(self.path)
+        self._store = self._store.reopened()
         self.__dict__.pop("funnel", None)
 
     def _choose_dim(self, dim: Dim | None) -> Dim:

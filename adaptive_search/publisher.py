@@ -18,6 +18,7 @@ from adaptive_search.catalog import Catalog
 from adaptive_search.codes_cache import CODES, CODES_FILE, is_whole
 from adaptive_search.lists_cache import LISTS, LISTS_FILE
 from adaptive_search.manifest import (
+    DOCUMENTS_FILE,
     MANIFEST_FILE,
     Manifest,
     Scalar,
@@ -38,9 +39,23 @@ class Publisher:
     """The committed side of a writer: the current generation, and the step to the next."""
 
     def __init__(
-        self, root: Path, manifest: Manifest, segments: Sequence[Segment], io: StorageIO
+        self,
+        root: Path,
+        manifest: Manifest,
+        segments: Sequence[Segment],
+        io: StorageIO,
+        *,
+        earlier: Catalog | None = None,
     ) -> None:
-        """Start from the latest generation; the caller holds the writer lock."""
+        """Start from the latest generation; the caller holds the writer lock.
+
+        Args:
+            root: the index directory.
+            manifest: of that generation.
+            segments: of that generation.
+            io: the disk.
+            earlier: a catalog of this or an earlier generation, which need not be made again.
+        """
         self.root = root
         self.io = io
         self.manifest = manifest
@@ -48,6 +63,7 @@ class Publisher:
         self.attributes: dict[str, Scalar] = dict(manifest.attributes)
         self._next_segment = manifest.next_segment
         self._catalog: Catalog | None = None
+        self._earlier = earlier
         self._dead: dict[str, NDArray[np.bool_]] = {}  # of segments where that has changed
         self._unpublished: set[str] = set()  # directories that the sweep must spare
 
@@ -61,8 +77,24 @@ class Publisher:
     def catalog(self) -> Catalog:
         """Where the committed documents are."""
         if self._catalog is None:
-            self._catalog = Catalog(self.segments)
+            self._catalog = self._continued(self._earlier) or Catalog(self.segments)
         return self._catalog
+
+    @property
+    def latest_catalog(self) -> Catalog | None:
+        """The catalog of the generation that was published last, if there is one."""
+        return self._catalog or self._continued(self._earlier)
+
+    def _continued(self, earlier: Catalog | None) -> Catalog | None:
+        """A catalog of an earlier generation with what was added since, if nothing else changed."""
+        if earlier is None:
+            return None
+        tables = {segment.name: segment.entry.files[DOCUMENTS_FILE] for segment in self.segments}
+        known = {segment.name: segment.entry.files[DOCUMENTS_FILE] for segment in earlier.segments}
+        if not known.items() <= tables.items():
+            return None
+        added = [segment for segment in self.segments if segment.name not in known]
+        return Catalog(added, earlier) if added else earlier
 
     def dead_rows(self, segment: Segment) -> NDArray[np.bool_]:
         """Which rows of a segment are deleted, or will be with the next generation."""
@@ -93,13 +125,13 @@ class Publisher:
     def live_documents(self) -> NDArray[np.bool_]:
         """Which entries of the catalog are the beginning of a live document."""
         catalog = self.catalog()
-        live = np.zeros(len(catalog), np.bool_)
-        for number, segment in enumerate(catalog.segments):
-            positions, documents = catalog.entries(number)
+        parts = []
+        for segment in catalog.segments:
             first, _ = segment.document_rows()
-            begins = (documents > 0) | (segment.first_ordinal == 0)
-            live[positions] = begins & ~self.dead_rows(segment)[first[documents]]
-        return live
+            live = ~self.dead_rows(segment)[first]
+            live[0] &= segment.first_ordinal == 0
+            parts.append(live)
+        return catalog.in_entries(parts)
 
     def adopt(self, info: SegmentInfo) -> Segment:
         """Give a finished segment its final name; no manifest names it yet."""
@@ -142,12 +174,8 @@ class Publisher:
             self.sweep()
 
     def _advance(self, manifest: Manifest, segments: tuple[Segment, ...]) -> None:
-        names = {segment.name for segment in segments}
-        if self._catalog is not None:
-            known = {segment.name for segment in self._catalog.segments}
-            added = [segment for segment in segments if segment.name not in known]
-            self._catalog = Catalog(added, self._catalog) if known <= names else None
         self.manifest, self.segments, self._dead = manifest, segments, {}
+        self._catalog = self._continued(self._catalog)
 
     def _with_tombstones(self, segment: Segment, generation: int) -> Segment | None:
         dead = self._dead.get(segment.name)

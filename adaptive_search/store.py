@@ -38,6 +38,7 @@ from adaptive_search.storage_io import (
 )
 
 if TYPE_CHECKING:
+    from adaptive_search.catalog import Catalog
     from adaptive_search.store_writer import StoreWriter
     from adaptive_search.verification import VerifyReport
 
@@ -67,6 +68,7 @@ class Store:
         self.spec = manifest.spec
         self.manifest = manifest
         self._io = io
+        self._catalog: Catalog | None = None  # that the last writer ended with
         self._bands = present_bands(root, manifest)
         self.segments = tuple(
             Segment(root, entry, self.spec, self._bands, manifest.committed_ns)
@@ -109,6 +111,16 @@ class Store:
                     raise
                 manifest = latest
         raise StoreError(f"{root} changes faster than it can be opened; try again")
+
+    def reopened(self) -> Store:
+        """The latest generation, opened, which remembers the documents that this one knows.
+
+        Raises:
+            StoreError: as for `open`.
+        """
+        latest = Store.open(self.path, io=self._io)
+        latest._catalog = self._catalog
+        return latest
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -153,7 +165,9 @@ class Store:
                     f"{self.path} was shipped without its bands above {latest.dims[-1]} and can "
                     "only be read; change the index that it was made from"
                 )
-            publisher = Publisher(self.path, latest.manifest, latest.segments, self._io)
+            publisher = Publisher(
+                self.path, latest.manifest, latest.segments, self._io, earlier=self._catalog
+            )
             with disk_errors("clean up", self.path):
                 make_directory(self._io, self.path / SEGMENTS)  # copies may lack an empty one
                 publisher.sweep()
@@ -161,6 +175,7 @@ class Store:
             try:
                 yield writer
                 writer.commit()
+                self._catalog = publisher.latest_catalog
             finally:
                 writer.close()
 
