@@ -1,10 +1,10 @@
 r"""What heads and lists hold of the true neighbours: the facts that plans are made of.
 
-Over full vectors of our encoder and questions, as `corpus_vectors.py` writes them: the share of the
-ten best among the K best heads, with and without the mean of the row's list for the coordinates
-above (the tail term); the share in the nprobe best lists, and how many rows these hold; and how
-much of the variance lists explain. Plain numpy over blocks of rows, lists apart, so that no search
-of ours judges itself.
+Over full vectors of our encoder and questions, as `corpus_vectors.py` writes them, or synthetic
+ones: the share of the ten best among the K best heads, with and without the mean of the row's list
+for the coordinates above (the tail term); the share in the nprobe best lists, and how many rows
+these hold; and how much of the variance lists explain. Plain numpy over blocks of rows, lists
+apart, so that no search of ours judges itself.
 
     python benchmarks/coverage.py --vectors vectors/passages.npy --questions vectors/questions.npy \
         --rows 300000 --queries 300
@@ -19,12 +19,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from synthetic import DIMS, SyntheticVectors
 
-from adaptive_search.encoder.config import EncoderConfig
 from adaptive_search.indexes.flat import FunnelSegment, unit_rows
 from adaptive_search.indexes.heads import train_lists
 
-DIMS = EncoderConfig().dims
 NEIGHBOURS = 10
 SHORTLISTS = (100, 200, 500, 1000, 2000)
 PROBED = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # of all lists
@@ -121,15 +120,20 @@ def measure(vectors: NDArray[np.float16], questions: Floats, count: int) -> dict
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--vectors", type=Path, required=True, help=".npy, float16 (rows, dims)")
-    parser.add_argument("--questions", type=Path, required=True, help=".npy (questions, dims)")
+    parser.add_argument("--vectors", type=Path, help=".npy, float16 (rows, dims)")
+    parser.add_argument("--questions", type=Path, help=".npy (questions, dims)")
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--queries", type=int, default=300)
     parser.add_argument("--lists", type=int, help="default: one for 64 rows")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    vectors = np.load(args.vectors, mmap_mode="r")[: args.rows]
-    questions = np.load(args.questions)[: args.queries].astype(np.float32)
+    if args.vectors:
+        vectors = np.load(args.vectors, mmap_mode="r")[: args.rows]
+        questions = np.load(args.questions)[: args.queries].astype(np.float32)
+    else:
+        source = SyntheticVectors(args.rows)
+        vectors = np.concatenate([block.astype(np.float16) for block in source.blocks()])
+        questions = source.queries(args.queries)
     found = measure(vectors, questions, args.lists or len(vectors) // 64)
     for name, shares in found.items():
         cells = "  ".join(f"{k:g}: {share:.3f}" for k, share in shares.items())

@@ -39,21 +39,22 @@ _APART = 4
 _LIST_ROWS = 64
 _TAILS = (0.0, 0.5, 0.75)
 _HALVINGS = 8  # of the lists, by which fewer and fewer are tried, in three steps each
-# Lists were made of rows, and rows find them better than questions do: as many neighbours of
-# questions are in twice as many lists, as real ones show (docs/search.md).
-_NPROBES_OF_ROWS = 2
+# Lists were made of rows, and rows find them better than questions do: as many neighbours of real
+# questions are in 1.3 to 2 times as many lists (docs/search.md).
+_NPROBES_OF_ROWS = 1.6
 _SHORTLISTS = (60, 80, 100, 120, 150, 200, 250, 300, 400, 500, 600, 800, 1000, 1250, 1500, 2000)
 _SHORTLISTS += (3000, 5000, 10_000)
 _KEPT = (40, 60, 80, 100, 150, 200, 300, 500, 1000)
 _LENGTHS = tuple((k, kept) for k in _SHORTLISTS for kept in (*(n for n in _KEPT if n < k), k))
-# Costs in nanoseconds of one core: a dimension of a code that is scanned
-# and comes from memory, and of one that chooses lists; a candidate of the shortlist, one that is
-# scored at the middle dimension, and one at full dims; a list that is probed, and its tail.
+# Costs in nanoseconds of one core of a Zen 4, whose memory others use as well: a dimension of a code
+# that is scanned and comes from memory, and of one that chooses lists; a candidate of the
+# shortlist, one that is scored at the middle dimension, and one at full dims; a list that is
+# probed, and its tail.
 _SCANNED, _ROUTED = 0.05, 0.04
 _CANDIDATE, _MIDDLE, _FINAL = 90.0, 175.0, 670.0
 _LIST, _TAIL = 20.0, 90.0
 # A plan is believed to reach the target if its mean recall does so by this many standard errors.
-_CONFIDENCE = 1.5
+_CONFIDENCE = 1.0
 # How much of the loss that the target allows may come from margins.
 _MARGIN_SHARE = 0.25
 
