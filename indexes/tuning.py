@@ -46,7 +46,7 @@ _SHORTLISTS = (60, 80, 100, 120, 150, 200, 250, 300, 400, 500, 600, 800, 1000, 1
 _SHORTLISTS += (3000, 5000, 10_000)
 _KEPT = (40, 60, 80, 100, 150, 200, 300, 500, 1000)
 _LENGTHS = tuple((k, kept) for k in _SHORTLISTS for kept in (*(n for n in _KEPT if n < k), k))
-# Costs in nanoseconds of one core of a Zen 4, whose memory others use as well: a dimension of a code
+# Costs in nanoseconds of one core, a Zen 4 whose memory others use as well: a dimension of a code
 # that is scanned and comes from memory, and of one that chooses lists; a candidate of the
 # shortlist, one that is scored at the middle dimension, and one at full dims; a list that is
 # probed, and its tail.
