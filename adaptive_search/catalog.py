@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import struct
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +31,26 @@ class Catalog:
         self.segments: list[Segment] = [*known, *segments]
         parts = [earlier._columns] if earlier else []
         parts += [_columns(segment, len(known) + at) for at, segment in enumerate(segments)]
-        self._columns: _Columns = _sorted_columns(parts)
+        self._use(_sorted_columns(parts))
+
+    def keeping(self, names: Container[str]) -> Catalog:
+        """The same of some of its segments, by name."""
+        stay = np.array([segment.name in names for segment in self.segments], np.bool_)
+        if stay.all():
+            return self
+        numbers = np.cumsum(stay, dtype=np.uint64) - np.uint64(1)
+        segments, documents = np.divmod(self._columns[2], np.uint64(_SEGMENT))
+        kept = stay[segments]
+        places = numbers[segments[kept]] * np.uint64(_SEGMENT) + documents[kept]
+        catalog = copy.copy(self)
+        catalog.segments = [segment for segment in self.segments if segment.name in names]
+        catalog._use((self._columns[0][kept], self._columns[1][kept], places))
+        return catalog
+
+    def _use(self, columns: _Columns) -> None:
+        self._columns = columns
         # One document is found in a twentieth of the time that numpy's calls take.
-        self._high, self._low, self._places = (column.data for column in self._columns)
+        self._high, self._low, self._places = (column.data for column in columns)
 
     def positions(self, document_id: str) -> list[int]:
         """Entries of a document in this catalog."""

@@ -86,15 +86,20 @@ class Publisher:
         return self._catalog or self._continued(self._earlier)
 
     def _continued(self, earlier: Catalog | None) -> Catalog | None:
-        """A catalog of an earlier generation with what was added since, if nothing else changed."""
+        """The catalog of an earlier generation, brought up to this one if that is easy."""
         if earlier is None:
             return None
         tables = {segment.name: segment.entry.files[DOCUMENTS_FILE] for segment in self.segments}
-        known = {segment.name: segment.entry.files[DOCUMENTS_FILE] for segment in earlier.segments}
-        if not known.items() <= tables.items():
-            return None
-        added = [segment for segment in self.segments if segment.name not in known]
-        return Catalog(added, earlier) if added else earlier
+        stay = {
+            segment.name
+            for segment in earlier.segments
+            if tables.get(segment.name) == segment.entry.files[DOCUMENTS_FILE]
+        }
+        added = [segment for segment in self.segments if segment.name not in stay]
+        if any(segment.name in stay for segment in self.segments[len(stay) :]):
+            return None  # a catalog has its segments in the order of their rows
+        catalog = earlier.keeping(stay)
+        return Catalog(added, catalog) if added else catalog
 
     def dead_rows(self, segment: Segment) -> NDArray[np.bool_]:
         """Which rows of a segment are deleted, or will be with the next generation."""

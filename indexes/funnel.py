@@ -205,11 +205,6 @@ class Funnel:
         return other
 
     @property
-    def codes(self) -> Codes:
-        """The codes of all rows, which a later funnel may keep."""
-        return self._heads
-
-    @property
     def resident_bytes(self) -> int:
         """Bytes of all that searches keep in memory; the bands stay where they are."""
         if not self._segments:

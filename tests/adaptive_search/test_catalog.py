@@ -3,6 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from adaptive_search import catalog as catalogs
 from adaptive_search.catalog import Catalog
 
 
@@ -23,3 +26,41 @@ def test_grows_segment_by_segment_like_all_at_once(tmp_path: Path, kit: Any) -> 
             ((segment, place),) = catalog.find(f"d{number}")
             assert segment is segments[number // 20] and place == number % 20
     assert whole.find("d60") == []
+
+
+def test_a_writer_goes_on_from_the_catalog_of_the_writer_before(
+    tmp_path: Path, kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed = []
+    keys = catalogs.document_keys
+    monkeypatch.setattr(
+        catalogs, "document_keys", lambda segment: hashed.append(segment.name) or keys(segment)
+    )
+
+    def known(store: Any) -> set[str]:
+        with store.writer() as writer:
+            return set(writer.known_documents())
+
+    store = kit.create(tmp_path / "i")
+    names = [f"d{number}" for number in range(12)]
+    for name in names[:6]:
+        with store.writer() as writer:
+            assert set(writer.known_documents()) == set(names[: names.index(name)])
+            kit.add(writer, name, 1)
+        store = store.reopened()
+    assert len(hashed) == len(set(hashed)) == 6
+    with kit.open(store.path).writer() as another:  # which this store knows nothing of
+        kit.add(another, names[6], 2)
+        another.delete_documents([names[0]])
+    assert known(store) == set(names[1:7])
+    with store.writer() as writer:
+        writer.compact()
+    assert known(store) == set(names[1:7])
+    with store.writer() as writer:
+        kit.add(writer, names[7], 1)
+        kit.add(writer, names[2], 3)  # replaces
+    assert known(store) == known(kit.open(store.path)) == set(names[1:8])
+    with pytest.raises(ZeroDivisionError), store.writer() as writer:
+        kit.add(writer, names[8], 1)
+        raise ZeroDivisionError
+    assert known(store.reopened()) == set(names[1:8])
