@@ -5,7 +5,8 @@ defaults; ONNX Runtime in fp32 and int8 of the same teacher (needs `onnx` to mak
 where texts are longer than the teacher reads, an untrained transformer of its size with fused
 attention. All get the same texts, tokenizers included, and take turns, so that what else the
 machine does strikes all alike; figures are medians. Every output is checked first: ours against
-the float64 model, ONNX Runtime against sentence-transformers.
+the float64 model, ONNX Runtime against sentence-transformers. Then our heads alone: samples a
+second from one hidden state each to unit vectors of each dimension.
 
     python benchmarks/encode.py --lengths 16,128,512,8192 --batches 1,32 --threads 1,2
 """
@@ -37,6 +38,7 @@ Encode = Callable[[Sequence[str]], Floats]
 
 TEACHER_TOKENS = 512  # the longest text that the teacher has positions for
 MAX_TOKENS = 262_144  # of one measurement; larger batches are left out
+HEAD_BATCHES = (1, 8, 32, 128)
 LEAST_COSINE = {"fp32": 1 - 1e-6, "bf16": 0.999, "int8": 0.97}
 LEAST_ONNX_COSINE = {"fp32": 1 - 1e-5, "int8": 0.85}  # dynamic quantization is coarse: 0.91
 
@@ -242,6 +244,56 @@ def measure(
     }
 
 
+def check_heads(weights: checkpoint.Checkpoint, engine: native.Engine) -> None:
+    """Compare the heads of one hidden state with float64 products."""
+    config = weights.config
+    exact = checkpoint.dequantize(weights.tensors)
+    state = np.random.default_rng(0).standard_normal((1, config.d_model)).astype(np.float32)
+    parts = []
+    for band, length in enumerate(config.band_weights):
+        weight = exact[f"heads.{band}.weight"].astype(np.float64)
+        part = weight @ np.tile(state[0], weight.shape[1] // config.d_model)
+        parts.append(length * part / np.linalg.norm(part))
+    cosine = float(np.sum(engine.project(state, len(config.dims), 1) * np.concatenate(parts)))
+    if cosine < LEAST_COSINE["int8"]:
+        raise SystemExit(f"the heads have cosine {cosine:.6f} to the reference")
+
+
+def measure_heads(
+    weights: checkpoint.Checkpoint, threads: int, repeats: int
+) -> list[dict[str, Any]]:
+    """Median samples per second of the heads by dimension and batch, in int8."""
+    config = weights.config
+    engine = native.Engine(config.to_dict(), dict(weights.tensors), "int8")
+    check_heads(weights, engine)
+    rng = np.random.default_rng(0)
+    rows = []
+    for bands, dim in enumerate(config.dims, 1):
+        speeds = {}
+        for batch in HEAD_BATCHES:
+            states = rng.standard_normal((batch, config.d_model)).astype(np.float32)
+            calls = max(1, 2_000_000 // (batch * dim))
+            seconds = []
+            for _ in range(repeats + 1):  # the first one warms up
+                start = time.perf_counter()
+                for _ in range(calls):
+                    engine.project(states, bands, threads)
+                seconds.append((time.perf_counter() - start) / calls)
+            speeds[str(batch)] = round(batch / statistics.median(seconds[1:]))
+        rows.append({"dim": dim, "threads": threads, "samples_per_second": speeds})
+    return rows
+
+
+def heads_table(rows: list[dict[str, Any]]) -> str:
+    """The heads alone as a Markdown table, one row a dimension."""
+    lines = ["| samples a second, batch | " + " | ".join(map(str, HEAD_BATCHES)) + " |"]
+    lines.append("|---|" + "---:|" * len(HEAD_BATCHES))
+    for row in rows:
+        cells = [f"{speed:,}" for speed in row["samples_per_second"].values()]
+        lines.append(f"| {row['dim']} dims, {row['threads']} thr. | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def cases(arguments: argparse.Namespace) -> Iterator[tuple[int, int]]:
     """Lengths and batch sizes of a bearable number of tokens."""
     for length in arguments.lengths:
@@ -304,16 +356,24 @@ def main() -> None:
                         "tokens_per_second": speeds,
                     }
                 )
+    weights = checkpoint.load(encoder.directory)
+    heads = [
+        row
+        for threads in arguments.threads
+        for row in measure_heads(weights, threads, arguments.repeats)
+    ]
     report = {
         "level": native.level(),
         "machine": platform.machine(),
         "fingerprint": encoder.fingerprint,
         "least_cosine_to_float64": cosines,
         "rows": rows,
+        "heads": heads,
     }
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(table(rows))
+    print(heads_table(heads))
 
 
 if __name__ == "__main__":

@@ -56,6 +56,25 @@ class Engine:
             ValueError: an argument is out of range.
             WeightsError: the weights give a vector that is not finite.
         """
+    def profile(
+        self,
+        ids: NDArray[np.int32],
+        offsets: NDArray[np.int64],
+        heads: NDArray[np.int32],
+        bands: int,
+    ) -> dict[str, float]:
+        """Seconds of processor time by stage while one thread encodes; errors as there."""
+    def project(self, states: NDArray[np.float32], bands: int, threads: int) -> NDArray[np.float32]:
+        """The heads alone: vectors of texts whose pooled state is the same for all bands.
+
+        Args:
+            states: float32 (texts, d_model).
+            bands: bands to compute, from the first.
+            threads: threads to use, at least 1.
+
+        Returns:
+            float32 (texts, sum of the first band widths), as `encode`; errors as there.
+        """
 
 class Stream:
     """A text that is read as it comes, by a causal model.
@@ -80,6 +99,9 @@ def levels() -> list[str]:
 
 def level() -> str:
     """The level in force; BackendUnavailable if ADAPTIVE_SEARCH_LEVEL names one that is not."""
+
+def spin(precision: str, rounds: int) -> int:
+    """Compute products in registers alone; how many multiply-adds that was."""
 
 def linear(
     x: NDArray[np.float32], weight: NDArray[np.float32], precision: str = "fp32"

@@ -28,6 +28,7 @@ from adaptive_search.kernels._native import (
     linear,
     rms_norm,
     softplus,
+    spin,
     ssd_scan,
     swiglu,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "rms_norm",
     "softmax_pool",
     "softplus",
+    "spin",
     "ssd_scan",
     "swiglu",
 ]

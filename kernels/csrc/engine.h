@@ -59,6 +59,7 @@ class Carrier;
 struct Carry;
 struct Piece;
 struct PoolState;
+struct Profile;
 struct TextState;
 struct Tile;
 struct Workspace;
@@ -72,8 +73,13 @@ class Engine {
 
     // Writes (texts, sum of the first `bands` widths) to out. Tiles of texts run in parallel; the
     // result of a text depends neither on the others nor on the number of threads.
-    // Throws WeightsDamaged.
-    void encode(const Batch &batch, int threads, float *out) const;
+    // Throws WeightsDamaged. A profile is of one thread.
+    void encode(const Batch &batch, int threads, float *out, Profile *profile = nullptr) const;
+
+    // The heads alone: writes (count, dim) vectors of texts whose pooled state is the same for all
+    // bands, states (count, d_model). Throws WeightsDamaged.
+    void project(const float *states, std::size_t count, std::size_t bands, int threads,
+                 float *out) const;
 
     const EngineConfig &config() const { return config_; }
     std::size_t dim(std::size_t bands) const;
@@ -89,6 +95,8 @@ class Engine {
     };
     struct Memory;
 
+    std::unique_ptr<Workspace> take_workspace(Profile *profile) const;
+    void give_workspace(std::unique_ptr<Workspace> work) const;
     Block pack_block(const Tensors &tensors, std::size_t layer);
     void embed(const std::int32_t *ids, std::size_t rows, float *residual) const;
     void mix(std::size_t layer, float *rows, std::ptrdiff_t step, const Tile &tile,
@@ -104,8 +112,8 @@ class Engine {
                    Workspace &work) const;
     std::size_t finish_tile(const Tile &tile, const float *rows, std::size_t bands,
                             Carrier &carrier, Workspace &work) const;
-    void encode_causal(const Batch &batch, int threads, float *out) const;
-    void encode_alternating(const Batch &batch, int threads, float *out) const;
+    void encode_causal(const Batch &batch, int threads, float *out, Profile *profile) const;
+    void encode_alternating(const Batch &batch, int threads, float *out, Profile *profile) const;
     void encode_unit(const Batch &batch, std::size_t first, std::size_t last, Workspace &work,
                      float *out) const;
 

@@ -2,10 +2,12 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <cmath>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
@@ -14,6 +16,7 @@
 
 #include "dispatch.h"
 #include "engine.h"
+#include "engine_profile.h"
 
 namespace nb = nanobind;
 
@@ -25,6 +28,7 @@ using Vector = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 template <class T>
 using Contiguous = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
 using Matrix = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
+using States = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 constexpr long long kMaxSize = 1 << 24;  // of any one size; products fit in 64 bits
 constexpr int kMaxThreads = 1024;
@@ -73,6 +77,11 @@ void read_bands(const nb::dict &config, EngineConfig &result) {
         last_dim = dims[i];
         last_energy = energy[i];
     }
+    const auto wide = config_value<long long>(config, "wide_heads");
+    if (wide < 0 || static_cast<std::size_t>(wide) > dims.size()) {
+        throw std::invalid_argument("engine config: wide_heads must be a number of bands");
+    }
+    result.wide_heads = static_cast<std::size_t>(wide);
 }
 
 EngineConfig read_config(const nb::dict &config) {
@@ -152,6 +161,13 @@ void check_bands(const EngineConfig &c, int bands) {
     }
 }
 
+void check_threads(int threads) {
+    if (threads < 1 || threads > kMaxThreads) {
+        throw std::invalid_argument("threads=" + std::to_string(threads) + " must be in 1.." +
+                                    std::to_string(kMaxThreads));
+    }
+}
+
 // float32 (rows, columns) that numpy owns.
 Matrix own(std::unique_ptr<float[]> values, std::size_t rows, std::size_t columns) {
     float *data = values.release();
@@ -205,6 +221,41 @@ class PyEngine {
         return own(std::move(out), texts, dim);
     }
 
+    // Seconds of processor time by stage, on one thread.
+    std::map<std::string, double> profile(const Vector<std::int32_t> &ids,
+                                          const Vector<std::int64_t> &offsets,
+                                          const Vector<std::int32_t> &heads, int bands) const {
+        check(ids, offsets, heads, bands, 1);
+        const std::size_t texts = offsets.shape(0) - 1;
+        std::vector<float> out(texts * engine_->dim(static_cast<std::size_t>(bands)));
+        Profile profile;
+        {
+            const nb::gil_scoped_release release;
+            engine_->encode({ids.data(), offsets.data(), texts, heads.data(),
+                             static_cast<std::size_t>(bands)},
+                            1, out.data(), &profile);
+        }
+        std::map<std::string, double> seconds;
+        for (std::size_t i = 0; i < kStages.size(); ++i) seconds[kStages[i]] = profile.seconds[i];
+        return seconds;
+    }
+
+    Matrix project(const States &states, int bands, int threads) const {
+        check_bands(engine_->config(), bands);
+        check_threads(threads);
+        if (states.shape(1) != engine_->config().d_model) {
+            throw std::invalid_argument("states must have d_model columns");
+        }
+        const std::size_t dim = engine_->dim(static_cast<std::size_t>(bands));
+        auto out = std::make_unique<float[]>(states.shape(0) * dim);
+        {
+            const nb::gil_scoped_release release;
+            engine_->project(states.data(), states.shape(0), static_cast<std::size_t>(bands),
+                             threads, out.get());
+        }
+        return own(std::move(out), states.shape(0), dim);
+    }
+
   private:
     struct Arrays {
         std::vector<Contiguous<float>> values;
@@ -240,10 +291,7 @@ class PyEngine {
         check_ids(c, ids);
         check_heads(c, heads);
         check_bands(c, bands);
-        if (threads < 1 || threads > kMaxThreads) {
-            throw std::invalid_argument("threads=" + std::to_string(threads) +
-                                        " must be in 1.." + std::to_string(kMaxThreads));
-        }
+        check_threads(threads);
     }
 
     Arrays embedding_;
@@ -298,6 +346,10 @@ void bind_engine(nb::module_ &m) {
              nb::arg("precision") = "fp32")
         .def("encode", &PyEngine::encode, nb::arg("ids").noconvert(),
              nb::arg("offsets").noconvert(), nb::arg("heads").noconvert(), nb::arg("bands"),
+             nb::arg("threads"))
+        .def("profile", &PyEngine::profile, nb::arg("ids").noconvert(),
+             nb::arg("offsets").noconvert(), nb::arg("heads").noconvert(), nb::arg("bands"))
+        .def("project", &PyEngine::project, nb::arg("states").noconvert(), nb::arg("bands"),
              nb::arg("threads"));
     nb::class_<PyStream>(m, "Stream", "A text that is read as it comes.")
         .def(nb::init<const PyEngine &, const adaptive_search::Vector<std::int32_t> &>(),

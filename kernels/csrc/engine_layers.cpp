@@ -81,11 +81,13 @@ void Engine::mix(std::size_t layer, float *rows, std::ptrdiff_t step, const Tile
     float *space = work.operand.data(), *x = work.x.data(), *z = work.z.data();
     const Operand in =
         products_->norm({rows, step, block.mixer_norm.data(), c.norm_eps}, n, d, space);
+    work.end(Stage::norm);
     block.z.apply(in, inner, z, stride(inner));
     block.x.apply(in, inner, x, stride(inner));
     // Whole panels, because a part of one takes longer.
     block.BCdt.apply(in, round_up(2 * c.d_state + heads, products_->panel), work.BCdt.data(),
                      stride(work.BCdt_stride));
+    work.end(Stage::in_proj);
     std::size_t first = 0;
     for (const Piece &piece : tile.pieces) {
         mix_piece(block, first, piece, heads, carrier.carry(piece, layer), work);
@@ -94,7 +96,9 @@ void Engine::mix(std::size_t layer, float *rows, std::ptrdiff_t step, const Tile
     }
     const Operand y = products_->gated(
         {x, stride(inner), z, stride(inner), block.gate_norm.data(), c.norm_eps}, n, inner, space);
+    work.end(Stage::gated_norm);
     block.out.apply(y, d, rows, step, true);
+    work.end(Stage::out_proj);
 }
 
 namespace {
@@ -135,10 +139,13 @@ void Engine::mix_piece(const Block &block, std::size_t first, const Piece &piece
                                  bias + c.d_inner, c.d_conv, history + c.d_inner, stride(width),
                                  B, ldb);
     std::swap(carry.history, work.next_history);
+    work.end(Stage::convolution);
     ops_->softplus_f32(dt, ldb, rows, round_up(heads, kPanelMost / 2), block.dt_bias.data());
+    work.end(Stage::softplus);
     scan_({rows, heads, c.headdim, c.d_state, x, ldx, dt, ldb, B, B + c.d_state, ldb,
            block.A.data(), block.D.data(), carry.state.data(), x, ldx, work.scratch.data(),
            piece.fresh(), piece.last});
+    work.end(Stage::scan);
 }
 
 // rows += the swish-gated MLP.
@@ -148,11 +155,15 @@ void Engine::transform(const Block &block, float *rows, std::size_t n, std::size
     float *space = work.operand.data(), *gate = work.z.data(), *up = work.x.data();
     const Operand in = products_->norm({rows, stride(d), block.mlp_norm.data(), config_.norm_eps},
                                        n, d, space);
+    work.end(Stage::norm);
     block.gate.apply(in, width, gate, stride(width));
     block.up.apply(in, width, up, stride(width));
+    work.end(Stage::gate_up);
     const Operand gated =
         products_->swiglu({gate, stride(width), up, stride(width)}, n, width, space);
+    work.end(Stage::swiglu);
     block.down.apply(gated, d, rows, stride(d), true);
+    work.end(Stage::down);
 }
 
 // Adds a piece's final states to the softmax-weighted sum of each band.
@@ -224,7 +235,9 @@ std::size_t Engine::finish_tile(const Tile &tile, const float *rows, std::size_t
         }
         carrier.pass(piece, config_.n_layers);
     }
+    work.end(Stage::pooling);
     project(texts, bands, work);
+    work.end(Stage::heads);
     return texts;
 }
 

@@ -200,15 +200,15 @@ class Shared : public Carrier {
 
 }  // namespace
 
-void Engine::encode(const Batch &batch, int threads, float *out) const {
-    return config_.alternating ? encode_alternating(batch, threads, out)
-                               : encode_causal(batch, threads, out);
+void Engine::encode(const Batch &batch, int threads, float *out, Profile *profile) const {
+    return config_.alternating ? encode_alternating(batch, threads, out, profile)
+                               : encode_causal(batch, threads, out, profile);
 }
 
 // Threads take the tiles in order. A tile of a longer text waits in each layer for the tile
 // before it, which another thread has taken earlier; so there is always one that need not wait,
 // and a long text occupies as many threads as there are layers.
-void Engine::encode_causal(const Batch &batch, int threads, float *out) const {
+void Engine::encode_causal(const Batch &batch, int threads, float *out, Profile *profile) const {
     const std::vector<Tile> tiles = cut_texts(batch);
     const std::size_t d = config_.d_model, width = dim(batch.bands);
     OpenTexts texts(batch.texts, memory_->texts);
@@ -216,18 +216,19 @@ void Engine::encode_causal(const Batch &batch, int threads, float *out) const {
     std::exception_ptr failure;  // an exception must not leave a thread
     const auto read = [&](std::size_t i) {
         const FlushDenormals guard;
-        std::unique_ptr<Workspace> work = memory_->workspaces.take();
+        std::unique_ptr<Workspace> work = take_workspace(profile);
         float *rows = work->residual.data();
         for (const Piece &piece : tiles[i].pieces) {
             if (piece.fresh() && !piece.last) texts.open(piece.text);
             embed(batch.ids + batch.offsets[piece.text] + piece.start, piece.rows, rows);
             rows += piece.rows * d;
         }
+        work->end(Stage::embedding);
         Shared carrier(texts, *work, config_.n_layers);
         read_tile(tiles[i], batch.heads, carrier, *work);
         finish_tile(tiles[i], work->residual.data(), batch.bands, carrier, *work);
         put_vectors(tiles[i], work->vectors.data(), width, out);
-        memory_->workspaces.give(std::move(work));
+        give_workspace(std::move(work));
     };
     run_tasks(tiles.size(), static_cast<std::size_t>(threads), [&](std::size_t i, std::size_t) {
         try {
@@ -251,6 +252,7 @@ void Engine::encode_unit(const Batch &batch, std::size_t first, std::size_t last
     work.residual.reserve(rows * d);
     float *residual = work.residual.data();
     embed(batch.ids + batch.offsets[first], rows, residual);
+    work.end(Stage::embedding);
     const std::vector<Tile> forwards = cut_in_order(batch, first, last, false);
     const std::vector<Tile> backwards = cut_in_order(batch, first, last, true);
     OneThread carrier(work);
@@ -274,23 +276,64 @@ void Engine::encode_unit(const Batch &batch, std::size_t first, std::size_t last
     }
 }
 
-void Engine::encode_alternating(const Batch &batch, int threads, float *out) const {
+void Engine::encode_alternating(const Batch &batch, int threads, float *out,
+                                Profile *profile) const {
     const std::vector<Unit> units = group_texts(batch);
     std::mutex mutex;
     std::exception_ptr failure;
     run_tasks(units.size(), static_cast<std::size_t>(threads), [&](std::size_t i, std::size_t) {
         const FlushDenormals guard;
         try {
-            std::unique_ptr<Workspace> work = memory_->workspaces.take();
+            std::unique_ptr<Workspace> work = take_workspace(profile);
             encode_unit(batch, units[i].first, units[i].second, *work, out);
             work->residual = Buffer(kTile * config_.d_model);  // that of a long text is large
-            memory_->workspaces.give(std::move(work));
+            give_workspace(std::move(work));
         } catch (...) {
             const std::lock_guard<std::mutex> lock(mutex);
             failure = std::current_exception();
         }
     });
     if (failure) std::rethrow_exception(failure);
+}
+
+void Engine::project(const float *states, std::size_t count, std::size_t bands, int threads,
+                     float *out) const {
+    if (count == 0) return;
+    const auto workers = static_cast<std::size_t>(threads);
+    const std::size_t d = config_.d_model, width = dim(bands);
+    const std::size_t copies = config_.pooled_bands(bands);
+    const std::size_t share = std::min(kTile, (count + workers - 1) / workers);
+    std::mutex mutex;
+    std::exception_ptr failure;
+    run_ranges(count, share, workers, [&](std::size_t begin, std::size_t end, std::size_t) {
+        try {
+            std::unique_ptr<Workspace> work = take_workspace(nullptr);
+            work->pooled.reserve((end - begin) * copies * d);
+            float *pooled = work->pooled.data();
+            for (std::size_t i = begin * copies; i < end * copies; ++i, pooled += d) {
+                std::copy_n(states + i / copies * d, d, pooled);
+            }
+            project(end - begin, bands, *work);
+            std::copy_n(work->vectors.data(), (end - begin) * width, out + begin * width);
+            give_workspace(std::move(work));
+        } catch (...) {
+            const std::lock_guard<std::mutex> lock(mutex);
+            failure = std::current_exception();
+        }
+    });
+    if (failure) std::rethrow_exception(failure);
+}
+
+std::unique_ptr<Workspace> Engine::take_workspace(Profile *profile) const {
+    std::unique_ptr<Workspace> work = memory_->workspaces.take();
+    work->profile = profile;
+    if (profile) profile->start();
+    return work;
+}
+
+void Engine::give_workspace(std::unique_ptr<Workspace> work) const {
+    work->profile = nullptr;
+    memory_->workspaces.give(std::move(work));
 }
 
 namespace {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "engine.h"
+#include "engine_profile.h"
 #include "packed_linear.h"
 
 namespace adaptive_search {
@@ -85,6 +86,11 @@ struct Workspace {
     PoolState pool;  // likewise
     Buffer pooled;   // (texts that end in a tile, bands, d_model)
     Buffer vectors;  // (texts that end in a tile, dim)
+    Profile *profile = nullptr;
+
+    void end(Stage stage) {
+        if (profile) profile->end(stage);
+    }
 };
 
 // Where the pieces of a tile go on from.

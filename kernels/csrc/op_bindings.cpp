@@ -151,16 +151,16 @@ Result ssd_scan(const Rows &x, const Rows &dt, const Vector &A, const Rows &B, c
 Result read_operand(const Products &products, const Operand &rows) {
     Matrix out(rows.rows, rows.inputs);
     for (std::size_t t = 0; t < rows.rows; ++t) {
-        const std::ptrdiff_t at = rows.stride * static_cast<std::ptrdiff_t>(t);
-        float *target = out.at(static_cast<std::int64_t>(t));
         for (std::size_t c = 0; c < rows.inputs; ++c) {
+            const std::ptrdiff_t at = rows.stride * stride(t) + stride(c);
+            float &value = out.values[t * out.columns + c];
             switch (products.cell) {
-                case Cell::f32: target[c] = static_cast<const float *>(rows.data)[at + stride(c)]; break;
+                case Cell::f32: value = static_cast<const float *>(rows.data)[at]; break;
                 case Cell::bf16:
-                    target[c] = widen_bf16(static_cast<const std::uint16_t *>(rows.data)[at + stride(c)]);
+                    value = widen_bf16(static_cast<const std::uint16_t *>(rows.data)[at]);
                     break;
                 default:
-                    target[c] = rows.scales[t] * static_cast<const std::int8_t *>(rows.data)[at + stride(c)];
+                    value = rows.scales[t] * static_cast<const std::int8_t *>(rows.data)[at];
             }
         }
     }
@@ -244,6 +244,9 @@ void bind_ops(nb::module_ &m) {
     using namespace nb::literals;
     m.def("levels", &level_names);
     m.def("level", [] { return std::string(level_name(active_level())); });
+    m.def("spin", [](const std::string &precision, std::size_t rounds) {
+        return active_products(precision_named(precision)).spin(rounds) * rounds;
+    }, "precision"_a, "rounds"_a);
     m.def("linear", &linear, "x"_a.noconvert(), "weight"_a.noconvert(), "precision"_a = "fp32");
     m.def("causal_conv1d_silu", &causal_conv1d_silu, "x"_a.noconvert(), "weight"_a.noconvert(),
           "bias"_a.noconvert(), "offsets"_a.noconvert());

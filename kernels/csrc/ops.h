@@ -114,6 +114,10 @@ struct Products {
     void (*multiply)(const Operand &a, const void *panels, std::size_t panel_size,
                      const float *scales, std::size_t n, float *out, std::ptrdiff_t ldo,
                      bool accumulate);
+
+    // The arithmetic of multiply() alone, in registers, which it cannot outrun: `rounds` times as
+    // many multiply-adds as are returned.
+    std::size_t (*spin)(std::size_t rounds);
 };
 
 struct Ops {

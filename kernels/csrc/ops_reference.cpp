@@ -182,6 +182,17 @@ void softmax_pool_f32_reference(const float *h, ptrdiff_t ldh, size_t rows, floa
     }
 }
 
+template <class Number>
+size_t spin(size_t rounds) {
+    Number factor{}, sum{};
+    for (size_t i = 0; i < rounds; ++i) {
+        __asm__ volatile("" : "+m"(factor));  // unknown, so that nothing is left out
+        sum += factor * factor;
+    }
+    __asm__ volatile("" : : "m"(sum));
+    return 1;
+}
+
 }  // namespace
 
 const Ops &ops_reference() {
@@ -194,17 +205,17 @@ const Products &float_products_reference(Precision precision) {
     constexpr Precision f = Precision::fp32, b = Precision::bf16;
     static const Products fp32{f, Cell::f32, kPanel, 1, borrow_rows, store_rows<NormRows, f>,
                                store_rows<GatedRows, f>, store_rows<SwigluRows, f>,
-                               linear_f32_reference};
+                               linear_f32_reference, spin<float>};
     static const Products bf16{b, Cell::f32, kPanel, 1, store_rows<PlainRows, b>,
                                store_rows<NormRows, b>, store_rows<GatedRows, b>,
-                               store_rows<SwigluRows, b>, linear_f32_reference};
+                               store_rows<SwigluRows, b>, linear_f32_reference, spin<float>};
     return precision == f ? fp32 : bf16;
 }
 
 const Products &int8_reference() {
     static const Products int8{Precision::int8, Cell::s8, kPanel, 1, quantize_rows<PlainRows>,
                                quantize_rows<NormRows>, quantize_rows<GatedRows>,
-                               quantize_rows<SwigluRows>, linear_i8_reference};
+                               quantize_rows<SwigluRows>, linear_i8_reference, spin<std::int32_t>};
     return int8;
 }
 

@@ -23,12 +23,36 @@ void linear_f32(const Operand &a, const void *packed, size_t panel_size, const f
     }
 }
 
+size_t spin_floats(size_t rounds) {
+    Vec start[kTileRows][2] = {}, factor{};
+    __asm__ volatile("" : "+m"(start), "+m"(factor));  // unknown, so that nothing is left out
+    Tile<kTileRows> tile;
+#pragma GCC unroll 12
+    for (int r = 0; r < kTileRows; ++r) {
+        tile.v[r][0] = start[r][0];
+        tile.v[r][1] = start[r][1];
+    }
+    for (size_t i = 0; i < rounds; ++i) {
+        __asm__ volatile("" : "+m"(factor));
+#pragma GCC unroll 12
+        for (int r = 0; r < kTileRows; ++r) {
+            tile.v[r][0] += factor * factor;
+            tile.v[r][1] += factor * factor;
+        }
+    }
+    Vec all{};
+#pragma GCC unroll 12
+    for (int r = 0; r < kTileRows; ++r) all += tile.v[r][0] + tile.v[r][1];
+    __asm__ volatile("" : : "m"(all));
+    return kTileRows * kPanel;
+}
+
 constexpr Products kFp32{Precision::fp32, Cell::f32, kPanel, 1, borrow_rows,
                          store_rows<NormRows, false>, store_rows<GatedRows, false>,
-                         store_rows<SwigluRows, false>, linear_f32};
+                         store_rows<SwigluRows, false>, linear_f32, spin_floats};
 constexpr Products kBf16{Precision::bf16, Cell::f32, kPanel, 1, store_rows<PlainRows, true>,
                          store_rows<NormRows, true>, store_rows<GatedRows, true>,
-                         store_rows<SwigluRows, true>, linear_f32};
+                         store_rows<SwigluRows, true>, linear_f32, spin_floats};
 
 }  // namespace
 }  // namespace adaptive_search

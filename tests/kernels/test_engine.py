@@ -239,6 +239,41 @@ def test_a_stream_equals_its_ids_at_once(level: str, precision: str) -> None:
         np.testing.assert_array_equal(stream.vector(end, 2), want)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_heads_alone(level: str, precision: str) -> None:
+    tensors = random_tensors(SMALL)
+    engine = make_engine(SMALL, tensors, precision)
+    states = np.random.default_rng(5).standard_normal((200, SMALL.d_model)).astype(np.float32)
+    bands = [states @ tensors[f"heads.{b}.weight"].T for b in range(len(SMALL.dims))]
+    want = np.concatenate(
+        [
+            length * band / np.linalg.norm(band, axis=1, keepdims=True)
+            for length, band in zip(SMALL.band_weights, bands, strict=True)
+        ],
+        axis=1,
+    )
+    got = engine.project(states, 3, 1)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 if precision == "fp32" else 0.02)
+    np.testing.assert_array_equal(engine.project(states, 3, 4), got)
+    np.testing.assert_array_equal(engine.project(states[:3], 2, 7), got[:3, : SMALL.dims[1]])
+    assert engine.project(states[:0], 1, 2).shape == (0, SMALL.dims[0])
+    for odd, bands_asked, threads in ((states[:, 1:], 3, 1), (states, 4, 1), (states, 3, 0)):
+        with pytest.raises(ValueError):
+            engine.project(np.ascontiguousarray(odd), bands_asked, threads)
+
+
+def test_a_profile_names_what_takes_time(config: EncoderConfig) -> None:
+    engine = make_engine(config, random_tensors(config))
+    (text,) = random_texts(config, (500,))
+    heads = np.array((8, 8, 8), np.int32)
+    seconds = engine.profile(text, np.array([0, 500]), heads, 3)
+    assert {"in_proj", "scan", "out_proj", "gate_up", "down", "heads"} <= set(seconds)
+    assert all(value >= 0 for value in seconds.values())
+    assert sum(seconds.values()) > 0
+    with pytest.raises(ValueError, match="bands=4"):
+        engine.profile(text, np.array([0, 500]), heads, 4)
+
+
 def test_bad_arguments_of_a_stream() -> None:
     engine = make_engine(SMALL, random_tensors(SMALL))
     heads, ids = np.array((8, 8, 8), np.int32), np.array([1, 2], np.int32)

@@ -125,6 +125,13 @@ def test_narrow_linear_at_the_ends(level: str, draw: Draw, value: float) -> None
     np.testing.assert_array_equal(got[[0, 2]], want[[0, 2]])
 
 
+@pytest.mark.parametrize("precision", native.PRECISIONS)
+def test_products_alone_are_counted(level: str, precision: str) -> None:
+    once = native.spin(precision, 1)
+    assert once > 0
+    assert native.spin(precision, 1000) == 1000 * once
+
+
 def test_an_unknown_precision(draw: Draw) -> None:
     with pytest.raises(ValueError, match="precision int4 is not known"):
         native.linear(draw(1, 4), draw(1, 4), "int4")
