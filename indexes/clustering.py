@@ -88,10 +88,10 @@ def cluster(take: Callable[[_Rows], _Floats], rows: int, count: int, *, seed: in
         take: gives unit vectors, float32 (n, dim), of some rows, whose numbers rise.
         rows: how many there are.
         count: lists to make, at least 1.
-        seed: of the sample and of the first centroids.
+        seed: of the first centroids.
     """
     rng = np.random.default_rng(seed)
-    picked = _some(np.arange(rows), _ROWS_PER_LIST * count, rng)
+    picked = np.linspace(0, rows - 1, min(rows, _ROWS_PER_LIST * count)).astype(np.int64)
 
     def blocks() -> Iterator[_Floats]:
         for start in range(0, len(picked), _BLOCK_ROWS):

@@ -102,9 +102,11 @@ def train_lists(
             add_by_list(sums, block, lists)
             of[start : start + len(block)] = lists
         assigned.append(of)
+    centroids = clusters.centroids.astype(np.float16)
+    del clusters  # which takes as much memory as the sums
     sizes = np.bincount(np.concatenate(assigned), minlength=count)
     sums /= np.maximum(sizes, 1)[:, None]
-    return Lists(clusters.centroids.astype(np.float16), sums.astype(np.float16)), assigned
+    return Lists(centroids, sums.astype(np.float16)), assigned
 
 
 def assign(

@@ -254,14 +254,15 @@ def count_ranks(
         for dim, head in heads.items():
             plain = head.scores(block)
             questions.hide(plain, block.first)
-            products = None
+            products: _Floats | None = None
             if probes is not None and any(way.tail for way in counters):
                 asked, means = head.tails(probes.lists.means[lists])
                 products = asked @ means.T
             for way, counter in counters.items():
                 if way.head_dim == dim:
-                    added = products is not None and way.tail
-                    scores = plain + head.offsets(way.tail, products) if added else plain
+                    scores = plain
+                    if products is not None and way.tail:
+                        scores = plain + head.offsets(way.tail, products)
                     counter.add(scores, block.first)
     found = {way: counter.ranks() for way, counter in counters.items()}
     return Ranks(found, in_middle.ranks()[:, :, -1])
@@ -283,7 +284,7 @@ class _Heads:
 
     def scores(self, block: Block) -> _Floats:
         """Scores of the codes of rows, float32 (q, rows)."""
-        scores = self._questions @ self._codes(block.vectors).T
+        scores: _Floats = self._questions @ self._codes(block.vectors).T
         if block.gone is not None:
             scores[:, block.gone] = -np.inf
         return scores
@@ -291,7 +292,7 @@ class _Heads:
     def of_each(self, rows: _Floats) -> _Floats:
         """Scores of the codes of each question's own rows (q, n, dim): float32 (q, n)."""
         codes = self._codes(rows.reshape(-1, rows.shape[2])).reshape(*rows.shape[:2], self.dim)
-        return np.einsum("qd,qnd->qn", self._questions, codes)
+        return np.asarray(np.einsum("qd,qnd->qn", self._questions, codes))
 
     def tails(self, means: NDArray[np.float16]) -> tuple[_Floats, _Floats]:
         """Questions and means (..., dim) above the head, to be multiplied."""

@@ -104,7 +104,13 @@ def tune(
     if lists:
         trained, assigned = train_lists(segments, lists, dims=dims, seed=seed)
         probes = Probes.of_questions(questions, trained, assigned, _nprobes(lists), threads=threads)
-        ways = [dataclasses.replace(way, tail=tail) for way in ways for tail in _TAILS]
+        above = trained.means.shape[1]
+        ways = [
+            dataclasses.replace(way, tail=tail)
+            for way in ways
+            for tail in _TAILS
+            if not tail or way.head_dim < above
+        ]
     middle = dims[middle_level(dims, ways[-1].head_dim)]
     truth = neighbours[:, :PLANNED_K]
     ranks = count_ranks(segments, dims, questions, truth, ways, middle=middle, probes=probes)

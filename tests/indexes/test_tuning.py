@@ -92,14 +92,14 @@ def test_recall_is_foretold_without_a_search(monkeypatch: pytest.MonkeyPatch) ->
 def test_memory_does_not_grow_with_rows() -> None:
     rows = unit_bands(2000, 1)
     peaks = []
-    for repeats in (4, 12):
+    for repeats in (12, 24):
         segments = segments_of(rows) * repeats
         tracemalloc.start()
         tune(segments, DIMS, prefix_energy=ENERGY, recall_target=0.95, lists=40)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    # 16,000 rows more have 49 MB of float32 coordinates; what grows is four bytes a row and less.
-    assert peaks[1] < peaks[0] + 2_000_000
+    # 24,000 rows more have 74 MB of float32 coordinates; what grows is eight bytes a row.
+    assert peaks[1] < peaks[0] + 1_000_000
 
 
 def test_a_higher_target_takes_no_shorter_shortlist() -> None:
