@@ -15,6 +15,7 @@ import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,12 +112,12 @@ class StoreSpec:
         """Whether prefix lengths differ from row to row and are stored beside the bands."""
         return self.prefix_energy is None
 
-    @property
+    @cached_property
     def band_widths(self) -> tuple[int, ...]:
         """Width of each band; band i holds the coordinates from dims[i-1] to dims[i]."""
         return tuple(b - a for a, b in zip((0, *self.dims), self.dims, strict=False))
 
-    @property
+    @cached_property
     def band_files(self) -> tuple[str, ...]:
         """Name of each band's file."""
         return tuple(f"band_{dim:04d}.arrow" for dim in self.dims)

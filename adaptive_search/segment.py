@@ -114,6 +114,7 @@ class Segment:
         for name in names[2:]:
             _fetch_ends(self._maps[name])
         self._checked: set[int] = set()
+        self._read_bands: dict[int, NDArray[np.float16]] = {}
 
     def _map(self, name: str, entry: FileEntry) -> pa.Buffer:
         buffer, touched_ns = map_file(self.directory / name, entry)
@@ -169,8 +170,13 @@ class Segment:
         """
         if not 0 <= index < self.bands:
             raise DimensionError(self.spec.dims[index], self.spec.dims[: self.bands])
-        name, width = self.spec.band_files[index], self.spec.band_widths[index]
-        return read_matrix(self._data(name), self.rows, width, np.float16, self.directory / name)
+        if index not in self._read_bands:
+            name, width = self.spec.band_files[index], self.spec.band_widths[index]
+            path = self.directory / name
+            self._read_bands[index] = read_matrix(
+                self._data(name), self.rows, width, np.float16, path
+            )
+        return self._read_bands[index]
 
     def scattered_band(self, index: int) -> NDArray[np.float16]:
         """The same as `band`, in a map for reads here and there."""

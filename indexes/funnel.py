@@ -187,7 +187,8 @@ class Funnel:
             raise QueryError(f"shortlist={shortlist} must be at least k={k}")
         queries = _check_queries(queries, final)
         mask = self._mask(allowed)
-        eligible = self._live_rows if mask is self._live else int(np.count_nonzero(mask))
+        is_live = mask is None or mask is self._live
+        eligible = self._live_rows if is_live else int(np.count_nonzero(mask))
         k = min(k, self.rows)
         if shortlist is None and 0 < eligible < self.rows:
             plan = _widened(plan, self.rows / eligible)
