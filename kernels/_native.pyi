@@ -155,6 +155,10 @@ def exact_best(
 ) -> None:
     """Write the best rows for each query; see adaptive_search.kernels.exact.exact_best."""
 
+def map_file(descriptor: int) -> NDArray[np.uint8]: ...
+def at_random(bytes: NDArray[np.uint8]) -> NDArray[np.uint8]: ...
+def will_read(bytes: NDArray[np.uint8]) -> None: ...
+
 class Codes:
     def __init__(
         self,
@@ -165,6 +169,8 @@ class Codes:
         step: NDArray[np.float32],
         unit: bool,
         threads: int,
+        kept: NDArray[np.uint8] | None,
+        kept_list_rows: NDArray[np.int64] | None,
     ) -> None: ...
     @property
     def rows(self) -> int: ...
@@ -172,6 +178,8 @@ class Codes:
     def lists(self) -> int: ...
     @property
     def bytes(self) -> int: ...
+    @property
+    def data(self) -> NDArray[np.uint8]: ...
     def nearest(
         self, queries: NDArray[np.float32], threads: int, found: NDArray[np.int64]
     ) -> None: ...
@@ -188,6 +196,8 @@ class Searcher:
         router: Codes | None,
         head_queries: NDArray[np.float32] | None,
         route_queries: NDArray[np.float32] | None,
+        tails: NDArray[np.uint16] | None,
+        tail_queries: NDArray[np.float32] | None,
         candidates: NDArray[np.int64] | None,
         nprobe: int,
         shortlist: int,
