@@ -61,7 +61,7 @@ def rate_of(run: Callable[[], float]) -> float:
 
 def peaks(rounds: int = 1_000_000) -> dict[str, float]:
     """What this core reaches now: GOP/s by precision, and GB/s of a copy, read and written."""
-    found = {
+    found: dict[str, float] = {
         name: rate_of(lambda name=name: 2.0 * native.spin(name, rounds))  # type: ignore[misc]
         for name in native.PRECISIONS
     }
