@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
@@ -24,7 +23,7 @@ _OTHERS = bytes(set(range(256)) - set(b'"[{]}'))
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|([\[{])|[\]}]', re.DOTALL)
 
 
-def parse_json(text: str | bytes, **hooks: Callable[[Any], Any]) -> Any:  # noqa: ANN401
+def parse_json(text: str | bytes, **hooks: Any) -> Any:  # noqa: ANN401
     """The value that a JSON text, or its UTF-8 bytes, stands for.
 
     Args:

@@ -152,7 +152,8 @@ class MatMambaEncoder(nn.Module):
         padded = (position >= lengths.unsqueeze(1)).unsqueeze(1)  # (batch, 1, seqlen)
         logits = self.pooling["query"] @ hidden.transpose(1, 2)  # (batch, bands, seqlen)
         weights = logits.float().masked_fill(padded, -torch.inf).softmax(-1)
-        return weights @ hidden.masked_fill(padded.transpose(1, 2), 0.0).float()
+        pooled: Tensor = weights @ hidden.masked_fill(padded.transpose(1, 2), 0.0).float()
+        return pooled
 
     def project(self, pooled: Tensor) -> Tensor:
         """Pooled states (batch, bands, d_model) through the heads; see `embed`."""

@@ -187,8 +187,9 @@ class Funnel:
             raise QueryError(f"shortlist={shortlist} must be at least k={k}")
         queries = _check_queries(queries, final)
         mask = self._mask(allowed)
-        is_live = mask is None or mask is self._live
-        eligible = self._live_rows if is_live else int(np.count_nonzero(mask))
+        eligible = self._live_rows
+        if mask is not None and mask is not self._live:
+            eligible = int(np.count_nonzero(mask))
         k = min(k, self.rows)
         if shortlist is None and 0 < eligible < self.rows:
             plan = _widened(plan, self.rows / eligible)

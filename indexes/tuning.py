@@ -42,8 +42,10 @@ _HALVINGS = 8  # of the lists, by which fewer and fewer are tried, in three step
 # Lists were made of rows, and rows find them better than questions do: as many neighbours of real
 # questions are in 1.3 to 2 times as many lists (docs/search.md).
 _NPROBES_OF_ROWS = 1.6
-_SHORTLISTS = (60, 80, 100, 120, 150, 200, 250, 300, 400, 500, 600, 800, 1000, 1250, 1500, 2000)
-_SHORTLISTS += (3000, 5000, 10_000)
+_SHORTLISTS = (
+    *(60, 80, 100, 120, 150, 200, 250, 300, 400, 500, 600, 800),
+    *(1000, 1250, 1500, 2000, 3000, 5000, 10_000),
+)
 _KEPT = (40, 60, 80, 100, 150, 200, 300, 500, 1000)
 _LENGTHS = tuple((k, kept) for k in _SHORTLISTS for kept in (*(n for n in _KEPT if n < k), k))
 # Costs in nanoseconds of one core, a Zen 4 whose memory others use as well: a dimension of a code

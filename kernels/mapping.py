@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,7 @@ def map_file(path: Path) -> Bytes:
         return np.memmap(path, np.uint8, "r")
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return cast(Bytes, _native.map_file(descriptor))
+        return _native.map_file(descriptor)
     finally:
         os.close(descriptor)
 
@@ -38,7 +37,7 @@ def at_random(data: Bytes) -> Bytes:
     A disk then reads what is asked for, not megabytes around it. Where the system cannot do that,
     or the bytes are not mapped, these are the bytes that were given.
     """
-    return cast(Bytes, _native.at_random(data))
+    return _native.at_random(data)
 
 
 def will_read(data: Bytes) -> None:

@@ -1,4 +1,4 @@
-"""Which part may import which: cli -> adaptive_search -> encoder, indexes -> kernels -> errors, json_text."""
+"""Which part may import which: cli -> adaptive_search -> encoder, indexes -> kernels -> base."""
 
 from __future__ import annotations
 

@@ -47,11 +47,11 @@ def turn(model: MatMambaEncoder, texts: list[Text]) -> MatMambaEncoder:
     return turned
 
 
-@torch.no_grad()
 def pooled_states(model: MatMambaEncoder, texts: list[Text]) -> Tensor:
     batch = pad([text.ids for text in texts])
     lengths = torch.from_numpy(batch.lengths)
-    return model.pool(model.hidden(torch.from_numpy(batch.ids), lengths), lengths)
+    with torch.no_grad():
+        return model.pool(model.hidden(torch.from_numpy(batch.ids), lengths), lengths)
 
 
 def neighbours(vectors: Tensor) -> Tensor:
