@@ -18,7 +18,7 @@ DIRECTIONS = ("causal", "alternating")
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Sizes of the encoder; the defaults are those of the shipped weights.
+    """Sizes of the encoder; by default those that the shipped weights were trained in.
 
     The names are Mamba-2's (Dao and Gu 2024, arXiv:2405.21060) and MatMamba's
     (Shukla et al. 2024, arXiv:2410.06718).
