@@ -159,7 +159,7 @@ def make_plan(
     attributes: dict[str, Scalar] = {PLAN: tuned.plan.to_json(), LISTS: ""}
     with store.writer(wait=wait) as writer:
         if tuned.lists is not None and tuned.assigned is not None:
-            data = tuned.lists.centroids.tobytes() + tuned.lists.means.tobytes()
+            data = b"".join((tuned.lists.centroids.data, tuned.lists.means.data))
             attributes[LISTS] = hashlib.sha256(data).hexdigest()
             writer.write_lists(data)
             for segment, rows in zip(store.segments, tuned.assigned, strict=True):

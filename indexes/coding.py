@@ -1,6 +1,6 @@
 """Codes of all rows made piece by piece, to be written to a file: the bytes of `Codes.data`.
 
-A search holds all codes; what writes them holds some tens of thousands of rows at a time.
+A search holds all codes; what writes them holds some thousands of rows at a time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from adaptive_search.indexes.heads import gather, head_scale
 from adaptive_search.kernels.search import Codes
 
 BLOCK_ROWS = 16
-AT_ONCE = 1 << 16  # rows
+AT_ONCE = 1 << 13  # rows
 _NO_ROW = np.uint32((1 << 32) - 1)
 
 
