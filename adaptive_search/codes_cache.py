@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_search.kernels import mapping
+from adaptive_search.kernels.search import BLOCK_ROWS, KeptCodes
 from adaptive_search.lists_cache import LISTS
 from adaptive_search.manifest import Manifest, Scalar, SegmentEntry, StoreSpec
 from adaptive_search.storage_io import StorageFile, StorageIO, disk_errors
@@ -34,7 +35,6 @@ from adaptive_search.storage_io import StorageFile, StorageIO, disk_errors
 if TYPE_CHECKING:
     from adaptive_search.indexes.coding import CodedRows
     from adaptive_search.indexes.plan import Plan
-    from adaptive_search.kernels.search import KeptCodes
 
 CODES_FILE = "codes.bin"
 CODES = "codes"  # the manifest attribute that is its SHA-256; empty where there is none
@@ -42,7 +42,6 @@ MAGIC = b"ADCODES1"
 HEAD = struct.Struct("<8s32sIIII")
 FIXED_BYTES = 64
 ALIGNMENT = 4096
-BLOCK_ROWS = 16
 
 
 def read_codes(root: Path, manifest: Manifest, plan: Plan) -> KeptCodes | None:
@@ -124,8 +123,6 @@ def _is_trusted(
 
 
 def _parse(data: NDArray[np.uint8], manifest: Manifest, plan: Plan) -> KeptCodes | None:
-    from adaptive_search.kernels.search import KeptCodes
-
     if len(data) < FIXED_BYTES:
         return None
     magic, key, dim, lists, segments, _ = HEAD.unpack(data[: HEAD.size].tobytes())

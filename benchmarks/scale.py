@@ -2,8 +2,8 @@
 
     python benchmarks/scale.py
 
-Prints the table of docs/scale.md. RATES are measured on one core of the reference machine, an AMD
-Zen 5 with 30 GB/s of memory bandwidth; put those of yours in their place.
+Prints the table of docs/scale.md. RATES are measured on one core of an AMD Zen 4 whose memory other
+programs used as well; put those of yours in their place.
 """
 
 from __future__ import annotations
@@ -19,45 +19,44 @@ from adaptive_search import tables
 DIMS, WIDTH = (64, 128, 256, 512, 768, 1024, 1536), 1536
 MILLION = 1_000_000
 SIZES = (1, 10, 100, 1000)  # millions of vectors
-CODE = 64 + 4  # bytes of a head in 8 bits, with the number of its row
-ROUTE_DIM = 512  # of the means of lists, float16
-PROBES = 256  # lists of 4,000 that reach recall@10 0.98 at a million
-CANDIDATES, KEPT = 500, 80  # that are scored at 256 dims, and of these at 1,536
+CODE = 128 + 4  # bytes of a head in 8 bits, with the number of its row
+ROUTE = 256  # bytes of the mean of a list, in 8 bits
+PROBES, OF_LISTS = 1550, 15_625  # that found 0.987 of the ten best of a million
+CANDIDATES, KEPT = 400, 100  # that are scored at 256 dims, and of these at 1,536
 MIDDLE = 256
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Measured on one core of the reference machine.
+    """Measured on one core; see docs/scale.md.
 
     Attributes:
-        stream: bytes a second of a sequential read from memory.
-        scan: bytes a second of codes that are scored, in lists.
-        route: seconds to score one list by 512 coordinates of its mean.
+        scan: bytes a second of codes that are scored, of means and of rows in lists.
         middle: seconds to gather and score one row at 256 dims.
         last: seconds to gather and score one row at 1,536 dims.
         read: seconds of one random page from disk, many asked for together.
     """
 
-    stream: float = 29e9
-    scan: float = 16e9
-    route: float = 90e-6 / 4000
-    middle: float = 0.06e-6
-    last: float = 0.31e-6
+    scan: float = 11e9
+    middle: float = 0.57e-6
+    last: float = 1.0e-6
     read: float = 16e-6
+
+
+def list_count(rows: int) -> int:
+    """Lists that an index of so many rows has."""
+    return min(rows // 64, round(16 * math.sqrt(rows)))
 
 
 def row(millions: int, rates: Rates) -> dict[str, object]:
     """What one query touches and costs at a size, with as many probes or with as large a share."""
     rows = millions * MILLION
-    lists = round(4 * math.sqrt(rows))
-    route_bytes = lists * ROUTE_DIM * 2
-    # Means of up to a few MB stay in the cache, as measured; more of them stream from memory.
-    route = max(lists * rates.route, route_bytes / rates.stream)
+    lists = list_count(rows)
+    shares = (PROBES / lists, PROBES / OF_LISTS)
+    scanned = [lists * ROUTE + share * rows * CODE for share in shares]
     rerank = CANDIDATES * rates.middle + KEPT * rates.last
-    scanned = [PROBES / lists * rows, PROBES / 4000 * rows]
-    touched = [route_bytes + n * CODE + CANDIDATES * 2 * MIDDLE + KEPT * 2 * WIDTH for n in scanned]
-    warm = [route + n * CODE / rates.scan + rerank for n in scanned]
+    touched = [size + CANDIDATES * 2 * MIDDLE + KEPT * 2 * WIDTH for size in scanned]
+    warm = [size / rates.scan + rerank for size in scanned]
     middle_bands = DIMS.index(MIDDLE) + 1
     upper = KEPT * (len(DIMS) - middle_bands) * rates.read
     return {

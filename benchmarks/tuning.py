@@ -12,16 +12,16 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, when the libraries are loaded
 
 import numpy as np
 from numpy.typing import NDArray
+from resources import highest_memory, memory_mb
 from search import SEGMENT_ROWS, energy_of
 from synthetic import DIMS, SyntheticVectors
 
@@ -29,31 +29,6 @@ from adaptive_search.indexes.flat import FunnelSegment
 from adaptive_search.indexes.tuning import tune
 
 BLOCK = 10_000
-
-
-def own_memory() -> int:
-    """Bytes of memory that belong to this process alone."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.split("RssAnon:")[1].split()[0]) * 1024
-
-
-@contextmanager
-def peak_memory() -> Iterator[list[int]]:
-    """Bytes of own memory before, and the most that there were meanwhile."""
-    found = [own_memory()] * 2
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.003):
-            found[1] = max(found[1], own_memory())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield found
-    finally:
-        done.set()
-        watcher.join()
 
 
 def write_bands(blocks: Iterator[NDArray[np.float16]], rows: int, folder: Path) -> None:
@@ -94,13 +69,13 @@ def main() -> None:
             FunnelSegment([band[i : i + SEGMENT_ROWS] for band in bands])
             for i in range(0, args.rows, SEGMENT_ROWS)
         ]
-        start = time.process_time()
-        with peak_memory() as memory:
-            tuned = tune(segments, DIMS, prefix_energy=energy, recall_target=args.recall)
+        make = partial(tune, segments, DIMS, prefix_energy=energy, recall_target=args.recall)
+        before, start = memory_mb()["own_mb"], time.process_time()
+        tuned, highest = highest_memory(make)
         seconds = time.process_time() - start
         print(tuned.plan.to_text())
-        print(f"{seconds:.1f} s of processor time; own memory {memory[0] / 1e6:.0f} MB before,")
-        print(f"{memory[1] / 1e6:.0f} MB at most, {(memory[1] - memory[0]) / 1e6:.0f} MB more")
+        print(f"{seconds:.1f} s of processor time; own memory {before:.0f} MB before,")
+        print(f"{highest['own_mb']:.0f} MB at most, {highest['own_mb'] - before:.0f} MB more")
 
 
 if __name__ == "__main__":

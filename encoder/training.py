@@ -187,8 +187,10 @@ class Trainer:
         if self.recipe.principal_bands:
             model = MatMambaEncoder(config).to(self.workers.device)
             model.load_state_dict(state)
+            batches = itertools.chain.from_iterable(map(self._survey, self.files))
+            texts = [text for columns in batches for column in columns for text in column]
             config, heads = principal.turn_heads(
-                model, self._survey_texts(), self.recipe.principal_bands, self.recipe.group_tokens
+                model, texts, self.recipe.principal_bands, self.recipe.group_tokens
             )
             state = state | heads
         tensors = {k: v.float().cpu().numpy() for k, v in state.items()}
@@ -265,17 +267,13 @@ class Trainer:
 
     # -- start, save, resume -----------------------------------------------
 
-    def _survey_texts(self) -> Iterator[Text]:
-        """Some texts, and queries and positives of pairs, as far as there are both kinds."""
-        for kind in self.files:
-            batches = itertools.islice(self._stream(SURVEY, kind), self.recipe.survey_batches)
-            for columns in batches:
-                yield from itertools.chain(*columns)
+    def _survey(self, kind: str) -> Iterator[tuple[list[Text], ...]]:
+        """The first batches of texts, or of pairs."""
+        return itertools.islice(self._stream(SURVEY, kind), self.recipe.survey_batches)
 
     def _seed(self) -> None:
         """Start from the teacher."""
-        stream = self._stream(SURVEY, next(iter(self.files)))
-        batches = itertools.islice(stream, self.recipe.survey_batches)
+        batches = self._survey(next(iter(self.files)))
         sample = [text for columns in batches for text in columns[-1]]
         teacher, config = self.objective.teacher, self.recipe.config
         space = seeding.survey(teacher, sample, config.vocab_size)

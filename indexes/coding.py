@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from adaptive_search.indexes.flat import FunnelSegment
 from adaptive_search.indexes.heads import gather, head_scale
-from adaptive_search.kernels.search import Codes
+from adaptive_search.kernels.search import BLOCK_ROWS, Codes
 
-BLOCK_ROWS = 16
 AT_ONCE = 1 << 13  # rows
 _NO_ROW = np.uint32((1 << 32) - 1)
 

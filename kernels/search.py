@@ -17,6 +17,7 @@ from adaptive_search.kernels import _native
 
 Bands = Sequence[NDArray[np.float16]]
 MAX_CODE = 127
+BLOCK_ROWS = 16  # whose codes and numbers lie together, as codes.h has it
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,27 +19,13 @@ constexpr int kNear = 2;
 // the query's (-127 to 127), exact in 32 bits. Writes the scores that are at least `least`, and
 // their places counted from the first block, in rising order; gives their number. As many bytes as
 // the blocks have are prefetched from `ahead` on, which may be any address.
-using ScanCodes = std::int64_t (*)(const std::uint8_t* blocks, std::int64_t count,
-                                   std::int64_t groups, const std::int8_t* query,
-                                   std::int32_t least, const std::uint8_t* ahead,
-                                   std::int32_t* scores, std::int32_t* places);
-
-std::int64_t scan_codes_reference(const std::uint8_t* blocks, std::int64_t count,
+using ScanFunction = std::int64_t(const std::uint8_t* blocks, std::int64_t count,
                                   std::int64_t groups, const std::int8_t* query,
                                   std::int32_t least, const std::uint8_t* ahead,
                                   std::int32_t* scores, std::int32_t* places);
-std::int64_t scan_codes_avx2(const std::uint8_t* blocks, std::int64_t count,
-                             std::int64_t groups, const std::int8_t* query,
-                             std::int32_t least, const std::uint8_t* ahead,
-                             std::int32_t* scores, std::int32_t* places);
-std::int64_t scan_codes_avx512vnni(const std::uint8_t* blocks, std::int64_t count,
-                                   std::int64_t groups, const std::int8_t* query,
-                                   std::int32_t least, const std::uint8_t* ahead,
-                                   std::int32_t* scores, std::int32_t* places);
-std::int64_t scan_codes_neon(const std::uint8_t* blocks, std::int64_t count,
-                             std::int64_t groups, const std::int8_t* query,
-                             std::int32_t least, const std::uint8_t* ahead,
-                             std::int32_t* scores, std::int32_t* places);
+using ScanCodes = ScanFunction*;
+
+ScanFunction scan_codes_reference, scan_codes_avx2, scan_codes_avx512vnni, scan_codes_neon;
 
 // The one of the level in force.
 ScanCodes active_scan_codes();

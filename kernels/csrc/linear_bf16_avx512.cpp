@@ -6,6 +6,7 @@
 #include "ops.h"
 #include "simd_operand_floats.h"
 #include "simd_pairs.h"
+#include "simd_spin.h"
 
 namespace adaptive_search {
 namespace {
@@ -42,26 +43,7 @@ void linear_bf16(const Operand &a, const void *packed, size_t panel_size, const 
 }
 
 size_t spin_pairs(size_t rounds) {
-    Vec start[kTileRows][2] = {}, factor{};
-    __asm__ volatile("" : "+m"(start), "+m"(factor));  // unknown, so that nothing is left out
-    Tile<kTileRows> tile;
-#pragma GCC unroll 12
-    for (int r = 0; r < kTileRows; ++r) {
-        tile.v[r][0] = start[r][0];
-        tile.v[r][1] = start[r][1];
-    }
-    for (size_t i = 0; i < rounds; ++i) {
-        __asm__ volatile("" : "+m"(factor));
-#pragma GCC unroll 12
-        for (int r = 0; r < kTileRows; ++r) {
-            add_pairs(tile.v[r][0], factor, factor);
-            add_pairs(tile.v[r][1], factor, factor);
-        }
-    }
-    Vec all{};
-#pragma GCC unroll 12
-    for (int r = 0; r < kTileRows; ++r) all += tile.v[r][0] + tile.v[r][1];
-    __asm__ volatile("" : : "m"(all));
+    spin_tile<Vec>(rounds, [](Vec &total, Vec a, Vec b) { add_pairs(total, a, b); });
     return kTileRows * kPanel * 2;
 }
 

@@ -4,6 +4,7 @@
 #include "ops.h"
 #include "simd_matrix.h"
 #include "simd_operand_floats.h"
+#include "simd_spin.h"
 
 namespace adaptive_search {
 namespace {
@@ -24,26 +25,7 @@ void linear_f32(const Operand &a, const void *packed, size_t panel_size, const f
 }
 
 size_t spin_floats(size_t rounds) {
-    Vec start[kTileRows][2] = {}, factor{};
-    __asm__ volatile("" : "+m"(start), "+m"(factor));  // unknown, so that nothing is left out
-    Tile<kTileRows> tile;
-#pragma GCC unroll 12
-    for (int r = 0; r < kTileRows; ++r) {
-        tile.v[r][0] = start[r][0];
-        tile.v[r][1] = start[r][1];
-    }
-    for (size_t i = 0; i < rounds; ++i) {
-        __asm__ volatile("" : "+m"(factor));
-#pragma GCC unroll 12
-        for (int r = 0; r < kTileRows; ++r) {
-            tile.v[r][0] += factor * factor;
-            tile.v[r][1] += factor * factor;
-        }
-    }
-    Vec all{};
-#pragma GCC unroll 12
-    for (int r = 0; r < kTileRows; ++r) all += tile.v[r][0] + tile.v[r][1];
-    __asm__ volatile("" : : "m"(all));
+    spin_tile<Vec>(rounds, [](Vec &total, Vec a, Vec b) { total += a * b; });
     return kTileRows * kPanel;
 }
 

@@ -9,6 +9,7 @@
 
 #include "simd_matrix.h"
 #include "simd_quantize.h"
+#include "simd_spin.h"
 
 namespace adaptive_search {
 namespace {
@@ -136,26 +137,7 @@ void linear_i8(const Operand &a, const void *packed, size_t panel_size, const fl
 }
 
 size_t spin_codes(size_t rounds) {
-    Sums start[kTileRows][2] = {}, a{}, b{};
-    __asm__ volatile("" : "+m"(start), "+m"(b));  // unknown, so that nothing is left out
-    Totals<kTileRows> totals;
-#pragma GCC unroll 12
-    for (int r = 0; r < kTileRows; ++r) {
-        totals.v[r][0] = start[r][0];
-        totals.v[r][1] = start[r][1];
-    }
-    for (size_t i = 0; i < rounds; ++i) {
-#pragma GCC unroll 12
-        for (int r = 0; r < kTileRows; ++r) {
-            __asm__ volatile("" : "+m"(a));
-            add_dots(totals.v[r][0], a, b);
-            add_dots(totals.v[r][1], b, a);
-        }
-    }
-    Sums all{};
-#pragma GCC unroll 12
-    for (int r = 0; r < kTileRows; ++r) all += totals.v[r][0] + totals.v[r][1];
-    __asm__ volatile("" : : "m"(all));
+    spin_tile<Sums>(rounds, [](Sums &total, Sums a, Sums b) { add_dots(total, a, b); });
     return kTileRows * kPanel * 4;
 }
 
