@@ -30,10 +30,10 @@ class Clusters:
     """Lists in groups.
 
     Attributes:
-        centroids: float32 (lists, dim), unit length, those of a group together.
+        centroids: float16 (lists, dim), unit length, those of a group together.
     """
 
-    def __init__(self, centroids: _Floats, sizes: Sequence[int]) -> None:
+    def __init__(self, centroids: NDArray[np.float16], sizes: Sequence[int]) -> None:
         """Take centroids, and how many of them each group has."""
         self.centroids = centroids
         ends = np.cumsum(sizes)
@@ -51,7 +51,7 @@ class Clusters:
         found = np.zeros(len(rows), np.int64)
         for part, begin, end in zip(self._parts, bounds, bounds[1:], strict=False):
             asked = order[begin:end] // near
-            scores = rows[asked] @ self.centroids[part].T
+            scores = rows[asked] @ self.centroids[part].astype(np.float32).T
             first = scores.argmax(axis=1)
             score = scores[np.arange(len(asked)), first]
             better = score > best[asked]
@@ -61,16 +61,17 @@ class Clusters:
 
     def move(self, blocks: Iterator[_Floats]) -> None:
         """Move all lists to the middle of the rows that are nearest to them."""
-        sums = np.zeros_like(self.centroids)
+        sums = np.zeros(self.centroids.shape, np.float32)
         for rows in blocks:
             add_by_list(sums, rows, self.nearest(rows))
-        lengths = np.sqrt(np.einsum("ld,ld->l", sums, sums))[:, None]
-        np.divide(sums, lengths, out=self.centroids, where=lengths > 0)
+        for part in self._parts:
+            near = sums[part].any(axis=1)
+            self.centroids[part][near] = unit_rows(sums[part][near])
         self._join()
 
     def _join(self) -> None:
-        starts = [part.start for part in self._parts]
-        self._groups = unit_rows(np.add.reduceat(self.centroids, starts, axis=0))
+        sums = [self.centroids[part].sum(axis=0, dtype=np.float32) for part in self._parts]
+        self._groups = unit_rows(np.stack(sums))
 
 
 def add_by_list(sums: _Floats, rows: _Floats, lists: _Rows) -> None:
@@ -101,7 +102,7 @@ def cluster(take: Callable[[_Rows], _Floats], rows: int, count: int, *, seed: in
     coarse = _kmeans(take(_some(picked, _ROWS_AT_ONCE, rng)), groups, rng)
     group_of = np.concatenate([(rows @ coarse.T).argmax(axis=1) for rows in blocks()])
     sizes = _shares(np.bincount(group_of, minlength=groups), count)
-    centroids = np.empty((count, coarse.shape[1]), np.float32)
+    centroids = np.empty((count, coarse.shape[1]), np.float16)
     start = 0
     for group, size in enumerate(sizes):
         if size:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,12 +63,15 @@ def head_scale(
     """
     total = sum(segment.rows for segment in segments)
     picked = np.linspace(0, total - 1, min(total, _SCALE_ROWS)).astype(np.int64)
-    return _scale(unit_rows(gather(segments, picked, bands)))
+    starts = range(0, len(picked), _BLOCK_ROWS)
+    parts = (unit_rows(gather(segments, picked[i : i + _BLOCK_ROWS], bands)) for i in starts)
+    ranges = np.stack([(part.min(axis=0), part.max(axis=0)) for part in parts])
+    return _scale(ranges.min(axis=(0, 1)), ranges.max(axis=(0, 1)))
 
 
 def router(means: NDArray[np.float16]) -> Codes:
     """Codes of the means of lists, by which lists are chosen."""
-    centre, step = _scale(means.astype(np.float32))
+    centre, step = _scale(means.min(axis=0), means.max(axis=0))
     return Codes([[means]], centre=centre, step=step, unit=False)
 
 
@@ -92,21 +96,20 @@ def train_lists(
         count,
         seed=seed,
     )
-    sums = np.zeros_like(clusters.centroids)
+    means = np.zeros(clusters.centroids.shape, np.float32)
+    sizes = np.zeros((count, 1), np.int64)
     assigned = []
     for segment in segments:
         of = np.zeros(segment.rows, np.uint32)
         for start in range(0, segment.rows, _BLOCK_ROWS):
             block = unit_rows(_rows(segment, start, bands))
             lists = clusters.nearest(block)
-            add_by_list(sums, block, lists)
+            add_by_list(means, block, lists)
+            sizes[:, 0] += np.bincount(lists, minlength=count)
             of[start : start + len(block)] = lists
         assigned.append(of)
-    centroids = clusters.centroids.astype(np.float16)
-    del clusters  # which takes as much memory as the sums
-    sizes = np.bincount(np.concatenate(assigned), minlength=count)
-    sums /= np.maximum(sizes, 1)[:, None]
-    return Lists(centroids, sums.astype(np.float16)), assigned
+    means /= np.maximum(sizes, 1)
+    return Lists(clusters.centroids, means.astype(np.float16)), assigned
 
 
 def assign(
@@ -118,7 +121,7 @@ def assign(
 ) -> NDArray[np.uint32]:
     """The list of each row of a segment: uint32 (rows,)."""
     bands = _bands_up_to(dims, centroids.shape[1])
-    centre, step = _scale(centroids.astype(np.float32))
+    centre, step = _scale(centroids.min(axis=0), centroids.max(axis=0))
     codes = Codes([[centroids]], centre=centre, step=step, threads=threads)
     found = [
         codes.nearest(_rows(segment, start, bands), 1, threads)[:, 0].astype(np.uint32)
@@ -131,14 +134,17 @@ def gather(
     segments: Sequence[FunnelSegment], rows: NDArray[np.int64], bands: int
 ) -> NDArray[np.float32]:
     """The lowest bands of rows, float32 (len(rows), dim); rows must rise."""
-    parts = []
+    widths = [band.shape[1] for band in segments[0].bands[:bands]]
+    ends = np.cumsum(widths)
+    found = np.empty((len(rows), ends[-1]), np.float32)
     first = 0
     for segment in segments:
         begin, end = np.searchsorted(rows, (first, first + segment.rows))
         local = rows[begin:end] - first
-        parts.append(np.concatenate([band[local] for band in segment.bands[:bands]], axis=1))
+        for band, width, stop in zip(segment.bands, widths, ends, strict=False):
+            found[begin:end, stop - width : stop] = band[local]
         first += segment.rows
-    return np.concatenate(parts).astype(np.float32)
+    return found
 
 
 def _rows(segment: FunnelSegment, start: int, bands: int) -> NDArray[np.float32]:
@@ -146,14 +152,14 @@ def _rows(segment: FunnelSegment, start: int, bands: int) -> NDArray[np.float32]
     return np.concatenate(block, axis=1).astype(np.float32)
 
 
-def _scale(sample: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Centre and step of codes that hold every coordinate of the sample."""
-    if not len(sample):
-        return np.zeros(sample.shape[1], np.float32), np.ones(sample.shape[1], np.float32)
-    low, high = sample.min(axis=0), sample.max(axis=0)
-    step = (high - low) / np.float32(2 * MAX_CODE)
+def _scale(
+    low: NDArray[np.floating[Any]], high: NDArray[np.floating[Any]]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Centre and step of codes that hold coordinates (dim,) from `low` to `high`."""
+    lowest, highest = low.astype(np.float32), high.astype(np.float32)
+    step = (highest - lowest) / np.float32(2 * MAX_CODE)
     # A coordinate that never changes tells rows apart no better with a smaller step.
-    return (low + high) / 2, np.maximum(step, np.float32(1e-6))
+    return (lowest + highest) / 2, np.maximum(step, np.float32(1e-6))
 
 
 def dim_up_to(dims: Sequence[int], dim: int) -> int:

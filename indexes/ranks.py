@@ -20,7 +20,7 @@ from adaptive_search.indexes.heads import Lists, gather, head_scale, router
 from adaptive_search.kernels.search import MAX_CODE
 
 _BLOCK_ROWS = 1024
-_QUESTIONS_AT_ONCE = 32
+_QUESTIONS_AT_ONCE = 8
 # A neighbour that so many rows stand above is out of reach of every plan, and they are not counted
 # to the end.
 UNREACHABLE = 20_000
@@ -180,7 +180,7 @@ class Probes:
         """Route the questions as a search does."""
         count = len(lists.means)
         of = np.concatenate(assigned)
-        sizes = np.bincount(of, minlength=count)
+        sizes = np.sum([np.bincount(part, minlength=count) for part in assigned], axis=0)
         codes = router(lists.means)
         place_of = np.searchsorted(nprobes, np.arange(count), side="right").astype(np.uint8)
         places = np.empty((len(questions.rows), count), np.uint8)
