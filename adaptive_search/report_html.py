@@ -315,7 +315,7 @@ def _draw_front(axes: Axes, quality: QualityReport) -> None:
             label=f"funnel {group['shortlist_dim'].iloc[0]} → {dim}",
         )
         labels += [(f"K={k}", color, x, y) for k, x, y in _points(group, "shortlist", measure)]
-    axes.legend(loc="lower right")
+    axes.legend(loc="best")
     axes.set_xlabel("median latency of one search, ms (log scale)")
     axes.set_ylabel(_MEASURES[measure])
     axes.margins(x=0.15, y=0.2)

@@ -19,7 +19,7 @@ _Floats = NDArray[np.float32]
 _Rows = NDArray[np.int64]
 
 _ROWS_PER_LIST = 16  # that k-means learns from
-_ROWS_AT_ONCE = 6144  # that groups, and the lists of one of them, are made of
+_ROWS_AT_ONCE = 4096  # that groups, and the lists of one of them, are made of
 _BLOCK_ROWS = 2048
 _ITERATIONS = 8
 _REFINEMENTS = 3

@@ -125,7 +125,7 @@ def merge(parts: Sequence[Ranking], queries: int, k: int) -> Ranking:
 def unit_rows(rows: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """Scale each row to unit length; zero rows stay zero. float32 (n, dim), contiguous."""
     wide = np.ascontiguousarray(rows, dtype=np.float32)
-    lengths: NDArray[np.float32] = np.sqrt(np.add.reduce(wide * wide, axis=1, keepdims=True))
+    lengths: NDArray[np.float32] = np.sqrt(np.einsum("nd,nd->n", wide, wide))[:, None]
     lengths[lengths == 0] = 1
     unit: NDArray[np.float32] = wide / lengths
     return unit

@@ -20,6 +20,7 @@ from adaptive_search.indexes.heads import Lists, gather, head_scale, router
 from adaptive_search.kernels.search import MAX_CODE
 
 _BLOCK_ROWS = 1024
+_COUNTED_ROWS = 512  # at a time
 _QUESTIONS_AT_ONCE = 8
 # A neighbour that so many rows stand above is out of reach of every plan, and they are not counted
 # to the end.
@@ -84,13 +85,15 @@ class Block:
         return scores
 
 
-def blocks(segments: Sequence[FunnelSegment], dims: Sequence[int], bands: int) -> Iterator[Block]:
-    """Walk through the lowest bands of all rows."""
-    space = np.empty((_BLOCK_ROWS, dims[bands - 1]), np.float32)
+def blocks(
+    segments: Sequence[FunnelSegment], dims: Sequence[int], bands: int, rows: int = _BLOCK_ROWS
+) -> Iterator[Block]:
+    """Walk through the lowest bands of all rows, some rows at a time."""
+    space = np.empty((rows, dims[bands - 1]), np.float32)
     first = 0
     for segment in segments:
-        for start in range(0, segment.rows, _BLOCK_ROWS):
-            part = slice(start, min(start + _BLOCK_ROWS, segment.rows))
+        for start in range(0, segment.rows, rows):
+            part = slice(start, min(start + rows, segment.rows))
             vectors = space[: part.stop - start]
             for band, begin, end in zip(segment.bands, (0, *dims), dims[:bands], strict=False):
                 vectors[:, begin:end] = band[part]
@@ -246,7 +249,7 @@ def count_ranks(
             of_each = probes.lists.means[_lists_of(probes, neighbours)]
             own = own + head.offsets(way.tail, np.einsum("qd,qnd->qn", *head.tails(of_each)))
         counters[way] = _Counter(own, neighbours, probes)
-    for block in blocks(segments, dims, level + 1):
+    for block in blocks(segments, dims, level + 1, _COUNTED_ROWS):
         scores = block.scores(asking, level)
         questions.hide(scores, block.first)
         in_middle.add(scores, block.first)
@@ -316,7 +319,7 @@ class _Counter:
     def __init__(self, own: _Floats, rows: _Rows, probes: Probes | None) -> None:
         self._own, self._rows, self._probes = own, rows, probes
         places = 1 if probes is None else len(probes.nprobes) + 1
-        self._above = np.zeros((*own.shape, places), np.int64)
+        self._above = np.zeros((*own.shape, places), np.int32)
         self._out = (rows < 0) | ~np.isfinite(own)
         self._watch()
 
@@ -340,7 +343,7 @@ class _Counter:
 
     def ranks(self) -> _Rows:
         """Rows above: int64 (q, n, nprobes + 1)."""
-        ranks = np.cumsum(self._above, axis=2)
+        ranks = np.cumsum(self._above, axis=2, dtype=np.int64)
         ranks[self._out] = UNREACHABLE
         if self._probes is not None:
             lists = _lists_of(self._probes, self._rows)

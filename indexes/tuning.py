@@ -27,6 +27,7 @@ from adaptive_search.indexes.ranks import (
     count_ranks,
     nearest,
 )
+from adaptive_search.kernels.mapping import release_memory
 
 # Below this an exact scan, or a shortlist of the default length, is fast enough untuned.
 MIN_TUNED_ROWS = 10_000
@@ -101,10 +102,12 @@ def tune(
     if not len(questions.rows):  # every row is zero, and neighbours mean nothing
         return Tuned(Plan(dims[0], rows=rows, recall_target=recall_target))
     neighbours = nearest(segments, dims, questions, _NEIGHBOURS)
+    release_memory()
     ways = [Way(dim) for dim in dims if dim <= 2 * dims[0]]
     trained, assigned, probes = None, None, None
     if lists:
         trained, assigned = train_lists(segments, lists, dims=dims, seed=seed)
+        release_memory()
         probes = Probes.of_questions(questions, trained, assigned, _nprobes(lists), threads=threads)
         above = trained.means.shape[1]
         ways = [

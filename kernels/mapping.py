@@ -1,4 +1,4 @@
-"""Files mapped into memory, and what the operating system should know of how they are read."""
+"""Files mapped into memory, and what the operating system should know of memory's use."""
 
 from __future__ import annotations
 
@@ -43,3 +43,8 @@ def at_random(data: Bytes) -> Bytes:
 def will_read(data: Bytes) -> None:
     """Have the system read bytes of a mapped file, without waiting for it."""
     _native.will_read(data)
+
+
+def release_memory() -> None:
+    """Give memory that was freed back to the system, as far as the allocator can."""
+    _native.release_memory()

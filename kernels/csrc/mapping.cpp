@@ -11,6 +11,9 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #endif
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 namespace nb = nanobind;
 
@@ -71,6 +74,13 @@ nb::object at_random(const nb::object& given) {
 #endif
 }
 
+// glibc keeps what was freed between blocks in use, until it is asked.
+void release_memory() {
+#if defined(__GLIBC__)
+    malloc_trim(0);
+#endif
+}
+
 }  // namespace
 }  // namespace adaptive_search
 
@@ -83,4 +93,5 @@ void bind_mapping(nb::module_& m) {
     m.def("will_read",
           [](const BytesInput& bytes) { will_read(bytes.data(), bytes.size()); },
           nb::arg("bytes"));
+    m.def("release_memory", &release_memory);
 }
