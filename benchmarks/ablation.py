@@ -42,7 +42,7 @@ STAGE: dict[str, Any] = {
 VARIANTS: dict[str, dict[str, Any]] = {
     "the recipe": {},
     "AdamW for all weights": {"optimizer": "adamw"},
-    "no mined batches": {"mined_share": 0.0},
+    "mined batches alone": {"mined_share": 1.0},
     "no token distillation": {"token": 0.0},
     "no pooled distillation": {"pooled": 0.0, "bands": 0.0},
     "no band targets": {"bands": 0.0},
