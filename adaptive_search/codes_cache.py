@@ -5,10 +5,11 @@ scan them; an attribute of the manifest is its SHA-256. A reader compares the he
 manifest says, and the checksum where the file was touched since the commit. What does not fit is
 simply not there; and whatever the bytes are, they can only make a shortlist worse.
 
-The file is, little-endian: a magic word (8 bytes), a key (32), dims, lists, segments and 0 (uint32
-each), zeros up to byte 64; centre and step (float32, one for each dim), rows of each list
-(uint32), zeros up to a multiple of 4,096; then the lists. A list is its codes in blocks of 16 rows,
-and behind them the numbers of these rows (uint32), 2^32 - 1 behind the last.
+The file is, little-endian: a magic word (8 bytes), a key (32), dims, lists, segments and bits of a
+code (uint32 each; earlier versions wrote 0 for 8 bits), zeros up to byte 64; centre and step
+(float32, one for each dim), rows of each list (uint32), zeros up to a multiple of 4,096; then the
+lists. A list is its codes in blocks of 16 rows, and behind them the numbers of these rows (uint32),
+2^32 - 1 behind the last.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def codes_parts(codes: CodedRows, manifest: Manifest, plan: Plan) -> Iterator[by
     entries = manifest.segments
     key = _key(manifest.spec, manifest.attributes, plan, entries)
     dim, lists = len(codes.centre), len(codes.list_rows)
-    head = HEAD.pack(MAGIC, key, dim, lists, len(entries), 0)
+    head = HEAD.pack(MAGIC, key, dim, lists, len(entries), codes.bits)
     arrays = (codes.centre, codes.step, codes.list_rows.astype(np.uint32))
     head = head.ljust(FIXED_BYTES, b"\0") + b"".join(array.tobytes() for array in arrays)
     yield head.ljust(_data_offset(dim, lists), b"\0")
@@ -125,8 +126,10 @@ def _is_trusted(
 def _parse(data: NDArray[np.uint8], manifest: Manifest, plan: Plan) -> KeptCodes | None:
     if len(data) < FIXED_BYTES:
         return None
-    magic, key, dim, lists, segments, _ = HEAD.unpack(data[: HEAD.size].tobytes())
-    fits = (magic, dim, lists) == (MAGIC, plan.head_dim, max(plan.lists, 1))
+    magic, key, dim, lists, segments, bits = HEAD.unpack(data[: HEAD.size].tobytes())
+    # Versions before there were codes of 4 bits wrote 0.
+    wanted = (MAGIC, plan.head_dim, max(plan.lists, 1), plan.bits)
+    fits = (magic, dim, lists, bits or 8) == wanted
     start = _data_offset(dim, lists)
     if not fits or not 0 < segments <= len(manifest.segments) or len(data) < start:
         return None
@@ -137,14 +140,14 @@ def _parse(data: NDArray[np.uint8], manifest: Manifest, plan: Plan) -> KeptCodes
     centre, step = np.split(numbers.astype(np.float32), 2)
     counts = data[FIXED_BYTES + 8 * dim : FIXED_BYTES + 8 * dim + 4 * lists].tobytes()
     list_rows = np.frombuffer(counts, "<u4").astype(np.int64)
-    block_bytes = BLOCK_ROWS * (4 + 4 * -(-dim // 4))
+    block_bytes = BLOCK_ROWS * (4 + 4 * -(-dim * plan.bits // 32))
     size = int((-(-list_rows // BLOCK_ROWS)).sum()) * block_bytes
     rows = sum(entry.rows for entry in entries)
     if len(data) != start + size or int(list_rows.sum()) != rows:
         return None
     if not np.isfinite(numbers).all() or not (step > 0).all():
         return None
-    return KeptCodes(data[start:], list_rows, centre, step)
+    return KeptCodes(data[start:], list_rows, centre, step, plan.bits)
 
 
 def _data_offset(dim: int, lists: int) -> int:

@@ -111,7 +111,7 @@ def keep_codes(store: Store, *, threads: int) -> bool:
             for segment, part in zip(store.segments, segments, strict=True)
         ]
     bands = store.spec.bands_of(plan.head_dim)
-    codes = code_rows(segments, bands, lists=plan.lists, threads=threads)
+    codes = code_rows(segments, bands, bits=plan.bits, lists=plan.lists, threads=threads)
     with store.writer() as writer:
         parts = codes_parts(codes, store.manifest, plan)
         writer.set_attributes({CODES: writer.write_codes(parts)})

@@ -2,9 +2,9 @@ r"""What heads and lists hold of the true neighbours: the facts that plans are m
 
 Over full vectors of our encoder and questions, as `corpus_vectors.py` writes them, or synthetic
 ones: the share of the ten best among the K best heads, with and without the mean of the row's list
-for the coordinates above (the tail term); the share in the nprobe best lists, and how many rows
-these hold; and how much of the variance lists explain. Plain numpy over blocks of rows, lists
-apart, so that no search of ours judges itself.
+for the coordinates above (the tail term), and as codes of 8 and of 4 bits; the share in the nprobe
+best lists, and how many rows these hold; and how much of the variance lists explain. Plain numpy
+over blocks of rows, lists and the scale of codes apart, so that no search of ours judges itself.
 
     python benchmarks/coverage.py --vectors vectors/passages.npy --questions vectors/questions.npy \
         --rows 300000 --queries 300
@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from synthetic import DIMS, SyntheticVectors
 
 from adaptive_search.indexes.flat import FunnelSegment, unit_rows
-from adaptive_search.indexes.heads import train_lists
+from adaptive_search.indexes.heads import head_scale, train_lists
 
 NEIGHBOURS = 10
 SHORTLISTS = (100, 200, 500, 1000, 2000)
 PROBED = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # of all lists
 TAILS = {64: (0.0, 0.5, 0.75, 1.0), 128: (0.0, 0.5)}
+BITS = (8, 4)  # of codes of all these heads, without a tail
 TAIL_DIM, ROUTE_DIMS = 256, (64, 256, 512)
 BLOCK = 4096
 
@@ -88,17 +89,29 @@ def measure(vectors: NDArray[np.float16], questions: Floats, count: int) -> dict
         if dim == lists.means.shape[1]:
             scanned = np.cumsum(sizes[order], axis=1).mean(axis=0) / len(vectors)
             found["rows in these lists"] = {n: scanned[int(n * count)] for n in PROBED}
-    ways = [(dim, weight) for dim, weights in TAILS.items() for weight in weights]
+    ways = [(dim, weight, 0) for dim, weights in TAILS.items() for weight in weights]
+    ways += [(dim, 0.0, bits) for dim in TAILS for bits in BITS]
+    scales = {
+        (dim, bits): head_scale([FunnelSegment(bands)], DIMS.index(dim) + 1, bits)
+        for dim in TAILS
+        for bits in BITS
+    }
     wanted = vectors[truth.ravel()].astype(np.float32).reshape(*truth.shape, -1)
 
-    def scores(dim: int, weight: float, rows: Floats, lists: Rows) -> Floats:
-        heads = questions[:, :dim] @ unit_rows(rows[:, :dim]).T
+    def scores(dim: int, weight: float, bits: int, rows: Floats, lists: Rows) -> Floats:
+        heads, asking = unit_rows(rows[:, :dim]), questions[:, :dim]
+        if bits:
+            centre, step = scales[dim, bits]
+            most = 2 ** (bits - 1) - 1
+            heads = np.clip(np.rint((heads - centre) / step), -most, most)
+            asking = asking * step
+        products = asking @ heads.T
         if not weight:
-            return heads
+            return products
         # The lowest TAIL_DIM coordinates of all rows have one length; means are of unit prefixes.
         scale = np.linalg.norm(rows[0, :TAIL_DIM])
         tails = questions[:, dim:TAIL_DIM] @ means[lists, dim:TAIL_DIM].T / scale
-        return np.asarray(heads + weight * tails, dtype=np.float32)
+        return np.asarray(products + weight * tails, dtype=np.float32)
 
     above = {way: np.zeros(truth.shape, np.int64) for way in ways}
     own = {way: np.empty(truth.shape, np.float32) for way in ways}
@@ -110,10 +123,9 @@ def measure(vectors: NDArray[np.float16], questions: Floats, count: int) -> dict
             block = scores(*way, rows, of[start : start + len(rows)])
             for n in range(NEIGHBOURS):
                 above[way][:, n] += (block > own[way][:, n : n + 1]).sum(axis=1)
-    for (dim, weight), counts in above.items():
-        found[f"{dim}-d heads, tail {weight:g}"] = {
-            k: float((counts < k).mean()) for k in SHORTLISTS
-        }
+    for (dim, weight, bits), counts in above.items():
+        kind = f"in {bits} bits" if bits else f"tail {weight:g}"
+        found[f"{dim}-d heads, {kind}"] = {k: float((counts < k).mean()) for k in SHORTLISTS}
     return found
 
 

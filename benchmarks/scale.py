@@ -19,10 +19,10 @@ from adaptive_search import tables
 DIMS, WIDTH = (64, 128, 256, 512, 768, 1024, 1536), 1536
 MILLION = 1_000_000
 SIZES = (1, 10, 100, 1000)  # millions of vectors
-CODE = 128 + 4  # bytes of a head in 8 bits, with the number of its row
+CODE = 64 + 4  # bytes of a head of 128 dims in 4 bits, with the number of its row
 ROUTE = 256  # bytes of the mean of a list, in 8 bits
 PROBES, OF_LISTS = 1550, 15_625  # that found 0.987 of the ten best of a million
-CANDIDATES, KEPT = 400, 100  # that are scored at 256 dims, and of these at 1,536
+CANDIDATES, KEPT = 600, 80  # that are scored at 256 dims, and of these at 1,536
 MIDDLE = 256
 
 

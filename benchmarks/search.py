@@ -87,7 +87,8 @@ def ours(
         resident = funnel.resident_bytes / funnel.rows
         seconds = time.process_time() - start
         plan = tuned.plan
-        note = f"{plan.kind} {plan.head_dim}-d, K={plan.shortlist}, kept={plan.kept}"
+        note = f"{plan.kind} {plan.head_dim}-d in {plan.bits} bits, K={plan.shortlist}"
+        note += f", kept={plan.kept}"
         note += f", {plan.nprobe} of {plan.lists} lists" if plan.lists else ""
         print(f"plan for {target}: {note}, recall on held-out rows {plan.recall}", flush=True)
         ways: dict[str, Way] = {}

@@ -27,12 +27,14 @@ class CodedRows:
         list_rows: int64 (lists,), the rows of each list.
         centre: float32 (dim,).
         step: float32 (dim,).
+        bits: of a code, 8 or 4.
         parts: the bytes of all lists, one after the other: codes, and numbers of their rows.
     """
 
     list_rows: NDArray[np.int64]
     centre: NDArray[np.float32]
     step: NDArray[np.float32]
+    bits: int
     parts: Iterator[NDArray[np.uint8]]
 
 
@@ -40,6 +42,7 @@ def code_rows(
     segments: Sequence[FunnelSegment],
     bands: int,
     *,
+    bits: int = 8,
     lists: int = 0,
     threads: int,
     at_once: int = AT_ONCE,
@@ -49,6 +52,7 @@ def code_rows(
     Args:
         segments: the segments, with at least one row in all.
         bands: how many to code.
+        bits: of a code, 8 or 4.
         lists: how many there are.
         threads: threads to use.
         at_once: rows whose codes are held, a multiple of 16.
@@ -58,14 +62,15 @@ def code_rows(
     """
     belongs = _lists_of(segments, lists)
     counts = np.bincount(belongs, minlength=max(lists, 1)).astype(np.int64)
-    coder = _Coder(segments, bands, *head_scale(segments, bands), threads, at_once)
-    return CodedRows(counts, coder.centre, coder.step, coder.all_lists(belongs, counts))
+    coder = _Coder(segments, bands, bits, *head_scale(segments, bands, bits), threads, at_once)
+    return CodedRows(counts, coder.centre, coder.step, bits, coder.all_lists(belongs, counts))
 
 
 @dataclass(frozen=True, eq=False)
 class _Coder:
     segments: Sequence[FunnelSegment]
     bands: int
+    bits: int
     centre: NDArray[np.float32]
     step: NDArray[np.float32]
     threads: int
@@ -120,6 +125,7 @@ class _Coder:
             [[heads]],
             centre=self.centre,
             step=self.step,
+            bits=self.bits,
             lists=lists,
             list_count=count,
             threads=self.threads,

@@ -199,7 +199,8 @@ class Funnel:
 
     def with_plan(self, plan: Plan) -> Funnel:
         """The same funnel with other numbers in its plan; codes and lists are shared."""
-        if (plan.head_dim, plan.lists) != (self.plan.head_dim, self.plan.lists):
+        codes = (self.plan.head_dim, self.plan.bits, self.plan.lists)
+        if (plan.head_dim, plan.bits, plan.lists) != codes:
             raise ValueError(f"{plan} needs other codes than {self.plan}")
         _ = self._heads, self._router, self._searcher
         other = copy.copy(self)
@@ -413,13 +414,15 @@ class Funnel:
         bands = self.dims.index(self.plan.head_dim) + 1
         lists, threads, kept = self.plan.lists, self._threads, self._kept
         if kept is None:
-            return scan_codes(self._segments, bands, threads=threads, lists=lists)
+            bits = self.plan.bits
+            return scan_codes(self._segments, bands, bits=bits, threads=threads, lists=lists)
         rest = self._segments[self._coded :]
         of = [np.zeros(0, np.int64), *(_lists_of(segment) for segment in rest)]
         return Codes(
             [segment.bands[:bands] for segment in rest],
             centre=kept.centre,
             step=kept.step,
+            bits=kept.bits,
             lists=np.concatenate(of) if lists else None,
             list_count=max(lists, 1),
             threads=threads,
@@ -430,10 +433,10 @@ class Funnel:
         """How many segments codes were kept of."""
         starts = np.cumsum([0, *(segment.rows for segment in self._segments)])
         number = int(np.searchsorted(starts, kept.rows))
-        lists, dim = max(self.plan.lists, 1), self.plan.head_dim
+        codes = (max(self.plan.lists, 1), self.plan.head_dim, self.plan.bits)
         if number == len(starts) or starts[number] != kept.rows:
             raise ValueError(f"codes of {kept.rows} rows are kept, where no segment ends")
-        if (len(kept.list_rows), len(kept.centre)) != (lists, dim):
+        if (len(kept.list_rows), len(kept.centre), kept.bits) != codes:
             raise ValueError(f"the codes that are kept are not those of {self.plan}")
         return number
 

@@ -1,4 +1,4 @@
-"""The codes of a funnel: heads of all rows in 8 bits, in one list or in many, and the way to lists.
+"""The codes of a funnel: heads of all rows, in one list or in many, and the way to lists.
 
 Heads are brought to unit length: that finds more than raw prefixes do. Lists are made and chosen by
 256 dims: a choice by 64 loses neighbours that no rerank brings back, and more dims are no better.
@@ -21,6 +21,9 @@ CLUSTER_DIM = 256
 ROUTE_DIM = CLUSTER_DIM  # of the means of lists
 # Rows that the range of each coordinate is taken from.
 _SCALE_ROWS = 20_000
+# Standard deviations on either side of the mean that codes of 4 bits hold: what few rows have far
+# out would cost all others precision (docs/search.md).
+_SPREAD = 3.0
 _BLOCK_ROWS = 2048
 
 
@@ -38,15 +41,16 @@ class Lists:
 
 
 def scan_codes(
-    segments: Sequence[FunnelSegment], bands: int, *, threads: int, lists: int = 0
+    segments: Sequence[FunnelSegment], bands: int, *, bits: int = 8, threads: int, lists: int = 0
 ) -> Codes:
     """Code the lowest `bands` bands of all rows, in their `lists` lists, or as one if that is 0."""
     of = np.concatenate([_list_of(segment) for segment in segments]) if lists else None
-    centre, step = head_scale(segments, bands)
+    centre, step = head_scale(segments, bands, bits)
     return Codes(
         [segment.bands[:bands] for segment in segments],
         centre=centre,
         step=step,
+        bits=bits,
         lists=of,
         list_count=lists,
         threads=threads,
@@ -54,7 +58,7 @@ def scan_codes(
 
 
 def head_scale(
-    segments: Sequence[FunnelSegment], bands: int
+    segments: Sequence[FunnelSegment], bands: int, bits: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Centre and step of the codes of the lowest `bands` bands, float32 (dim,) each.
 
@@ -65,8 +69,19 @@ def head_scale(
     picked = np.linspace(0, total - 1, min(total, _SCALE_ROWS)).astype(np.int64)
     starts = range(0, len(picked), _BLOCK_ROWS)
     parts = (unit_rows(gather(segments, picked[i : i + _BLOCK_ROWS], bands)) for i in starts)
-    ranges = np.stack([(part.min(axis=0), part.max(axis=0)) for part in parts])
-    return _scale(ranges.min(axis=(0, 1)), ranges.max(axis=(0, 1)))
+    found = [(part.min(axis=0), part.max(axis=0), *_moments(part)) for part in parts]
+    lowest, highest, sums, squares = (np.stack(values) for values in zip(*found, strict=True))
+    low, high = lowest.min(axis=0), highest.max(axis=0)
+    if bits == 4:
+        mean = sums.sum(axis=0) / len(picked)
+        spread = _SPREAD * np.sqrt(np.maximum(squares.sum(axis=0) / len(picked) - mean**2, 0))
+        low, high = np.maximum(low, mean - spread), np.minimum(high, mean + spread)
+    return _scale(low, high, bits)
+
+
+def _moments(rows: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sums of coordinates and of their squares, float64 (dim,) each."""
+    return rows.sum(axis=0, dtype=np.float64), np.square(rows).sum(axis=0, dtype=np.float64)
 
 
 def router(means: NDArray[np.float16]) -> Codes:
@@ -153,11 +168,11 @@ def _rows(segment: FunnelSegment, start: int, bands: int) -> NDArray[np.float32]
 
 
 def _scale(
-    low: NDArray[np.floating[Any]], high: NDArray[np.floating[Any]]
+    low: NDArray[np.floating[Any]], high: NDArray[np.floating[Any]], bits: int = 8
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Centre and step of codes that hold coordinates (dim,) from `low` to `high`."""
     lowest, highest = low.astype(np.float32), high.astype(np.float32)
-    step = (highest - lowest) / np.float32(2 * MAX_CODE)
+    step = (highest - lowest) / np.float32(2 * MAX_CODE[bits])
     # A coordinate that never changes tells rows apart no better with a smaller step.
     return (lowest + highest) / 2, np.maximum(step, np.float32(1e-6))
 

@@ -35,6 +35,7 @@ class Plan:
         rows: rows when the plan was made; 0 if nothing was measured.
         recall_target: share of the true ten best that searches are to find.
         recall: share that they found when the plan was made, on rows that chose nothing.
+        bits: of a code, 8 or 4.
     """
 
     head_dim: int
@@ -47,6 +48,7 @@ class Plan:
     recall_target: float = DEFAULT_RECALL
     recall: float = 0.0
     tail: float = 0.0
+    bits: int = 8
 
     def __post_init__(self) -> None:
         """Refuse a plan that no funnel can follow."""
@@ -55,6 +57,8 @@ class Plan:
             raise ValueError(f"{self} holds a count that makes no sense")
         if (self.lists > 0) != (self.nprobe > 0):
             raise ValueError("a plan with lists must probe some of them")
+        if self.bits not in (4, 8):
+            raise ValueError(f"codes have 8 or 4 bits, not {self.bits}")
         if not 0 <= self.tail < math.inf or (self.tail > 0 and not self.lists):
             raise ValueError("the weight of the tail term must be finite, and 0 without lists")
         if not (0 < self.recall_target <= 1 and 0 <= self.recall <= 1):
@@ -84,12 +88,13 @@ class Plan:
 
     def to_text(self) -> str:
         """One line for people."""
+        heads = f"{self.head_dim} dims" + (f" in {self.bits} bits" if self.bits < 8 else "")
         probed = f"{self.nprobe} of {self.lists} lists, " if self.lists else ""
         probed += f"tail {self.tail:g}, " if self.tail else ""
         if not self.rows:
-            return f"{self.kind}, {self.head_dim} dims, shortlist {self.shortlist:,}, not measured"
+            return f"{self.kind}, {heads}, shortlist {self.shortlist:,}, not measured"
         return (
-            f"{self.kind}, {self.head_dim} dims, {probed}shortlist {self.shortlist:,}; recall@10 "
+            f"{self.kind}, {heads}, {probed}shortlist {self.shortlist:,}; recall@10 "
             f"{self.recall:.3f} of {self.recall_target} asked for, at {self.rows:,} chunks"
         )
 
@@ -99,7 +104,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Read what `to_json` wrote; plans of versions without a tail term have none.
+        """Read what `to_json` wrote; plans of earlier versions have no tail term, and 8 bits.
 
         Raises:
             ValueError: the text is no such plan.
@@ -108,6 +113,7 @@ class Plan:
         fields = {field.name: field for field in dataclasses.fields(cls)}
         if isinstance(found, dict):
             found.setdefault("tail", 0.0)
+            found.setdefault("bits", 8)
         if not isinstance(found, dict) or found.keys() != fields.keys():
             raise ValueError("the plan has other fields than this program knows")
         return cls(**{name: _value(name, value) for name, value in found.items()})

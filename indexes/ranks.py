@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from adaptive_search.indexes.flat import FunnelSegment, unit_rows
 from adaptive_search.indexes.heads import Lists, gather, head_scale, router
-from adaptive_search.kernels.search import MAX_CODE
+from adaptive_search.kernels.search import MAX_CODE, MAX_WEIGHT
 
 _BLOCK_ROWS = 1024
 _COUNTED_ROWS = 512  # at a time
@@ -145,10 +145,11 @@ def _best(asked: _Rows, rows: _Rows, scores: _Floats, k: int) -> _Rows:
 
 @dataclass(frozen=True)
 class Way:
-    """A way to score heads: the dimension of the head, and the weight of the tail term."""
+    """A way to score heads: their dimension, the weight of the tail term, and bits of a code."""
 
     head_dim: int
     tail: float = 0.0
+    bits: int = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,10 +241,11 @@ def count_ranks(
     if segments[0].lengths is not None:
         own /= np.maximum(np.linalg.norm(wanted, axis=2), 1e-12)
     in_middle = _Counter(own, neighbours, None)
-    heads = {dim: _Heads(segments, dims, questions, dim) for dim in {w.head_dim for w in ways}}
+    kinds = {(way.head_dim, way.bits) for way in ways}
+    heads = {kind: _Heads(segments, dims, questions, *kind) for kind in kinds}
     counters: dict[Way, _Counter] = {}
     for way in ways:
-        head = heads[way.head_dim]
+        head = heads[way.head_dim, way.bits]
         own = head.of_each(wanted)
         if probes is not None:
             of_each = probes.lists.means[_lists_of(probes, neighbours)]
@@ -254,7 +256,7 @@ def count_ranks(
         questions.hide(scores, block.first)
         in_middle.add(scores, block.first)
         lists = None if probes is None else probes.of[block.first : block.first + block.rows]
-        for dim, head in heads.items():
+        for kind, head in heads.items():
             plain = head.scores(block)
             questions.hide(plain, block.first)
             products: _Floats | None = None
@@ -262,7 +264,7 @@ def count_ranks(
                 asked, means = head.tails(probes.lists.means[lists])
                 products = asked @ means.T
             for way, counter in counters.items():
-                if way.head_dim == dim:
+                if (way.head_dim, way.bits) == kind:
                     scores = plain
                     if products is not None and way.tail:
                         scores = plain + head.offsets(way.tail, products)
@@ -275,14 +277,19 @@ class _Heads:
     """Heads of rows and of questions, rounded as the codes of a search are."""
 
     def __init__(
-        self, segments: Sequence[FunnelSegment], dims: Sequence[int], asking: Questions, dim: int
+        self,
+        segments: Sequence[FunnelSegment],
+        dims: Sequence[int],
+        asking: Questions,
+        dim: int,
+        bits: int,
     ) -> None:
-        self.dim = dim
+        self.dim, self._most = dim, MAX_CODE[bits]
         self._vectors = asking.vectors
-        self._centre, self._step = head_scale(segments, dims.index(dim) + 1)
+        self._centre, self._step = head_scale(segments, dims.index(dim) + 1, bits)
         scaled = asking.vectors[:, :dim] * self._step
         largest = np.abs(scaled).max(axis=1, keepdims=True)
-        self._factor = np.float32(MAX_CODE) / np.maximum(largest, 1e-30)
+        self._factor = np.float32(MAX_WEIGHT) / np.maximum(largest, 1e-30)
         self._questions = np.rint(scaled * self._factor)
 
     def scores(self, block: Block) -> _Floats:
@@ -310,7 +317,7 @@ class _Heads:
         codes = unit_rows(vectors[:, : self.dim])
         codes -= self._centre
         codes /= self._step
-        return np.clip(np.rint(codes, out=codes), -MAX_CODE, MAX_CODE, out=codes)
+        return np.clip(np.rint(codes, out=codes), -self._most, self._most, out=codes)
 
 
 class _Counter:

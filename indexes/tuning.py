@@ -38,7 +38,9 @@ _NEIGHBOURS = 100  # of each question, to learn margins from
 # Rows next to each other are often of one text, which no real question is a part of.
 _APART = 4
 _LIST_ROWS = 64
-_TAILS = (0.0, 0.5, 0.75)
+# Of the tail term, which is tried with the widest head in 4 bits only: what it saves other codes in
+# candidates is less than what these save in bytes.
+_TAIL_WEIGHT = 0.5
 _HALVINGS = 8  # of the lists, by which fewer and fewer are tried, in three steps each
 # Lists were made of rows, and rows find them better than questions do: as many neighbours of real
 # questions are in 1.3 to 2 times as many lists (docs/search.md).
@@ -49,11 +51,11 @@ _SHORTLISTS = (
 )
 _KEPT = (40, 60, 80, 100, 150, 200, 300, 500, 1000)
 _LENGTHS = tuple((k, kept) for k in _SHORTLISTS for kept in (*(n for n in _KEPT if n < k), k))
-# Costs in nanoseconds of one core, a Zen 4 whose memory others use as well: a dimension of a code
-# that is scanned and comes from memory, and of one that chooses lists; a candidate of the
-# shortlist, one that is scored at the middle dimension, and one at full dims; a list that is
-# probed, and its tail.
-_SCANNED, _ROUTED = 0.05, 0.04
+# Costs in nanoseconds of one core, a Zen 4 whose memory others use as well: a row that is scanned,
+# and each byte of its code, which comes from memory; a dimension of a code that chooses lists; a
+# candidate of the shortlist, one that is scored at the middle dimension, and one at full dims; a
+# list that is probed, and its tail.
+_ROW, _SCANNED, _ROUTED = 1.8, 0.07, 0.04
 _CANDIDATE, _MIDDLE, _FINAL = 90.0, 175.0, 670.0
 _LIST, _TAIL = 20.0, 90.0
 # A plan is believed to reach the target if its mean recall does so by this many standard errors.
@@ -103,20 +105,16 @@ def tune(
         return Tuned(Plan(dims[0], rows=rows, recall_target=recall_target))
     neighbours = nearest(segments, dims, questions, _NEIGHBOURS)
     release_memory()
-    ways = [Way(dim) for dim in dims if dim <= 2 * dims[0]]
+    heads = [dim for dim in dims if dim <= 2 * dims[0]]
+    ways = [Way(dim, bits=bits) for dim in heads for bits in (8, 4)]
     trained, assigned, probes = None, None, None
     if lists:
         trained, assigned = train_lists(segments, lists, dims=dims, seed=seed)
         release_memory()
         probes = Probes.of_questions(questions, trained, assigned, _nprobes(lists), threads=threads)
-        above = trained.means.shape[1]
-        ways = [
-            dataclasses.replace(way, tail=tail)
-            for way in ways
-            for tail in _TAILS
-            if not tail or way.head_dim < above
-        ]
-    middle = dims[middle_level(dims, ways[-1].head_dim)]
+        if heads[-1] < trained.means.shape[1]:
+            ways.append(Way(heads[-1], _TAIL_WEIGHT, 4))
+    middle = dims[middle_level(dims, heads[-1])]
     truth = neighbours[:, :PLANNED_K]
     ranks = count_ranks(segments, dims, questions, truth, ways, middle=middle, probes=probes)
     table = _Table(ranks, truth, rows, probes, cascades=middle < dims[-1])
@@ -178,13 +176,14 @@ class _Table:
     def cost(self, plan: Plan) -> float:
         """Expected time of a query, nanoseconds."""
         scanned = self._scanned[self._nprobes.index(plan.nprobe)]
+        scanning = scanned * (_ROW + _SCANNED * plan.head_dim * plan.bits / 8)
         probing = _ROUTED * ROUTE_DIM * self._lists if plan.lists else 0.0
         probing += (_LIST + bool(plan.tail) * _TAIL) * plan.nprobe
         cascades = self._cascades and plan.kept < plan.shortlist
         ranking = (
             _MIDDLE * plan.shortlist + _FINAL * plan.kept if cascades else _FINAL * plan.shortlist
         )
-        return _SCANNED * scanned * plan.head_dim + probing + _CANDIDATE * plan.shortlist + ranking
+        return scanning + probing + _CANDIDATE * plan.shortlist + ranking
 
     def _ways(self) -> Iterator[Plan]:
         """Every choice of a head and of lists, with the longest shortlist."""
@@ -193,7 +192,8 @@ class _Table:
             for nprobe in self._nprobes:
                 lists = self._lists if nprobe else 0
                 if lists or not way.tail:
-                    yield Plan(way.head_dim, shortlist, kept, lists, nprobe, tail=way.tail)
+                    plan = Plan(way.head_dim, shortlist, kept, lists, nprobe)
+                    yield dataclasses.replace(plan, tail=way.tail, bits=way.bits)
 
     def _believed(self, plan: Plan, target: float) -> tuple[bool, float]:
         """Whether a plan reaches a recall beyond doubt, and its recall, where plans are chosen."""
@@ -203,7 +203,7 @@ class _Table:
 
     def _shares(self, plan: Plan, which: NDArray[np.bool_]) -> NDArray[np.float64]:
         """The share of each question's neighbours that a plan finds."""
-        heads = self._ranks.heads[Way(plan.head_dim, plan.tail)][which]
+        heads = self._ranks.heads[Way(plan.head_dim, plan.tail, plan.bits)][which]
         found = heads[:, :, self._nprobes.index(plan.nprobe)] < plan.shortlist
         if 0 < plan.nprobe < plan.lists:
             of_rows = np.searchsorted(self._nprobes[:-1], plan.nprobe // _NPROBES_OF_ROWS)

@@ -167,6 +167,7 @@ class Codes:
         list_rows: NDArray[np.int64],
         centre: NDArray[np.float32],
         step: NDArray[np.float32],
+        bits: int,
         unit: bool,
         threads: int,
         kept: NDArray[np.uint8] | None,

@@ -1,8 +1,8 @@
 """Codes of rows, and the search through them: typed doors to the native code.
 
-A code is a coordinate in 8 bits: (x - centre) / step, rounded, from -127 to 127. Scores of codes
-are exact integers, so what a scan finds is the same at every instruction level, with any number of
-threads, and however the rows are divided.
+A code is a coordinate in 8 or 4 bits: (x - centre) / step, rounded, from -127 to 127 or from -7 to
+7; queries have 8 bits beside both. Scores of codes are exact integers, so what a scan finds is the
+same at every instruction level, with any number of threads, and however the rows are divided.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from adaptive_search.kernels import _native
 
 Bands = Sequence[NDArray[np.float16]]
-MAX_CODE = 127
+MAX_CODE = {8: 127, 4: 7}  # by bits
+MAX_WEIGHT = 127  # of a query
 BLOCK_ROWS = 16  # whose codes and numbers lie together, as codes.h has it
 
 
@@ -31,12 +32,14 @@ class KeptCodes:
         list_rows: int64 (lists,), the rows of each list.
         centre: float32 (dim,).
         step: float32 (dim,).
+        bits: of a code, 8 or 4.
     """
 
     data: NDArray[np.uint8]
     list_rows: NDArray[np.int64]
     centre: NDArray[np.float32]
     step: NDArray[np.float32]
+    bits: int
 
     @property
     def rows(self) -> int:
@@ -45,11 +48,12 @@ class KeptCodes:
 
 
 class Codes:
-    """The lowest dims of all rows in 8 bits, in lists.
+    """The lowest dims of all rows in 8 or 4 bits, in lists.
 
     Attributes:
         rows: rows that have codes.
         dim: dims that are coded.
+        bits: of a code.
         list_rows: int64 (lists,), the rows of each list, of those that were not kept.
         centre: float32 (dim,).
         step: float32 (dim,).
@@ -61,6 +65,7 @@ class Codes:
         *,
         centre: NDArray[np.float32],
         step: NDArray[np.float32],
+        bits: int = 8,
         lists: NDArray[np.int64] | None = None,
         list_count: int = 1,
         unit: bool = True,
@@ -73,15 +78,16 @@ class Codes:
             bands: for each segment its lowest bands, float16 (n, width).
             centre: float32 (dim,), dim being the sum of the widths.
             step: float32 (dim,), above 0.
+            bits: of a code, 8 or 4.
             lists: int64 (rows,), the number of the list that each row belongs to; one list if
                 None. Rows keep their order within a list.
             list_count: lists that there are.
             unit: bring each row to unit length first.
             threads: threads to use.
-            kept: codes of the rows before these, of the same scale and lists.
+            kept: codes of the rows before these, of the same scale, bits and lists.
 
         Raises:
-            ValueError: shapes disagree.
+            ValueError: shapes disagree, or bits is something else.
         """
         order = None
         sizes = np.array([sum(len(segment[0]) for segment in bands)], dtype=np.int64)
@@ -94,13 +100,14 @@ class Codes:
             sizes,
             centre,
             step,
+            bits,
             unit,
             threads,
             None if kept is None else kept.data,
             None if kept is None else kept.list_rows,
         )
         self.rows: int = self.native.rows
-        self.dim = len(centre)
+        self.dim, self.bits = len(centre), bits
         self.list_rows, self.centre, self.step = sizes, centre, step
 
     @property
@@ -246,6 +253,7 @@ def nearest_reference(
     *,
     centre: NDArray[np.float32],
     step: NDArray[np.float32],
+    bits: int = 8,
     products: NDArray[np.float32] | None = None,
 ) -> NDArray[np.int64]:
     """Find the rows whose codes score best in plain numpy: the definition of a shortlist.
@@ -256,21 +264,24 @@ def nearest_reference(
         k: rows per query.
         centre: float32 (dim,).
         step: float32 (dim,).
+        bits: of a code, 8 or 4.
         products: float32 (nq, n), of queries with the tails of the rows' lists.
 
     Returns:
         int64 (nq, k), best first, equal scores by rising row, -1 behind the last.
     """
-    codes = np.clip(np.rint((rows - centre) / step), -MAX_CODE, MAX_CODE).astype(np.int64)
+    most = MAX_CODE[bits]
+    codes = np.clip(np.rint((rows - centre) / step), -most, most).astype(np.int64)
+    line_dims = 32 // bits
+    room = 2**31 - 1 - (2**bits - 1) * MAX_WEIGHT * -(-len(step) // line_dims) * line_dims
     found = np.full((len(queries), k), -1, dtype=np.int64)
     for q, query in enumerate(queries):
         scaled = query * step
         largest = np.abs(scaled).max()
-        factor = np.float32(MAX_CODE) / largest if largest > 0 else np.float32(0)
+        factor = np.float32(MAX_WEIGHT) / largest if largest > 0 else np.float32(0)
         weights = np.rint(scaled * factor).astype(np.int64)
         scores = codes @ weights
         if products is not None:
-            room = 2**31 - 1 - 255 * MAX_CODE * -(-len(step) // 4) * 4
             with np.errstate(over="ignore"):
                 added = np.nan_to_num(products[q] * factor, posinf=room, neginf=-room)
             scores += np.rint(np.clip(added.astype(np.float64), -room, room)).astype(np.int64)

@@ -1,4 +1,4 @@
-// 8-bit codes of all rows of an index, in lists, and the best of them for a query.
+// Codes of all rows of an index, in lists, and the best of them for a query.
 #pragma once
 
 #include <algorithm>
@@ -89,10 +89,14 @@ class TopCodes {
     std::vector<std::uint64_t> lower_;  // room to select in
 };
 
-// How a coordinate becomes a code: (x - centre) / step, rounded, around kMiddle.
+// How a coordinate becomes a code: (x - centre) / step, rounded, at most `largest` either way, and
+// stored as what it is above -(largest + 1).
 struct Scale {
+    std::int64_t bits;  // of a code, 8 or 4
     std::vector<float> centre;
     std::vector<float> step;
+
+    std::int32_t largest() const { return (1 << (bits - 1)) - 1; }
 };
 
 // Codes of some rows. The blocks of a list lie one after the other, and behind them the numbers of
@@ -108,7 +112,8 @@ class CodeTable {
               const std::uint8_t* data);
 
     std::int64_t dim() const { return static_cast<std::int64_t>(scale_.centre.size()); }
-    std::int64_t groups() const { return groups_; }
+    // Bytes that a query has in its form of codes: whole lines of them.
+    std::int64_t query_bytes() const { return lines_ * line_dims(scale_.bits); }
     std::int64_t lists() const { return static_cast<std::int64_t>(first_block_.size()) - 1; }
     std::size_t bytes() const { return static_cast<std::size_t>(first_block_.back() * stride()); }
     std::size_t bytes(std::int64_t list) const {
@@ -122,7 +127,7 @@ class CodeTable {
     // Stores a row as number `at` of a list. x: float32 (dim,).
     void put(std::int64_t list, std::int64_t at, std::uint32_t row, const float* x);
 
-    // The codes of a query: float32 (dim,) to int8 (groups * 4,). The steps of the rows are in them,
+    // The codes of a query: float32 (dim,) to int8 (query_bytes(),). The steps of the rows are in them,
     // and the centre, which adds the same to all scores, is left out. Gives how much a product of 1
     // with the rows themselves adds to a score; 0 for a query without length.
     float encode_query(const float* query, std::int8_t* codes) const;
@@ -131,10 +136,11 @@ class CodeTable {
     // overflows. What is no number counts as 0.
     std::int32_t to_offset(float product, float unit) const;
 
-    // Adds the rows of a list to the best, only those that the mask allows, with `offset` added to
-    // their scores. What is scanned next, from `ahead` on, comes from memory meanwhile.
-    void scan_list(const std::int8_t* query, std::int64_t list, const std::uint8_t* ahead,
-                   const bool* mask, std::int32_t offset, TopCodes& best) const;
+    // Adds the rows of lists to the best, only those that the mask allows, with the offset of each
+    // list added to their scores.
+    void scan_lists(const std::int8_t* query, const std::vector<std::int64_t>& lists,
+                    const std::vector<std::int32_t>& offsets, const bool* mask,
+                    TopCodes& best) const;
 
     // Adds the rows of all lists to the best of each query, a few queries at a time, so that codes
     // come from memory once for all of them.
@@ -144,8 +150,9 @@ class CodeTable {
     struct Free {
         void operator()(std::uint8_t* p) const { std::free(p); }
     };
+    std::int64_t block_bytes() const { return lines_ * kLineBytes; }
     // Bytes of a block with its row numbers.
-    std::int64_t stride() const { return (groups_ + 1) * kGroupBytes; }
+    std::int64_t stride() const { return block_bytes() + kLineBytes; }
     std::int64_t first_block(std::int64_t list) const {
         return first_block_[static_cast<std::size_t>(list)];
     }
@@ -154,14 +161,17 @@ class CodeTable {
     }
     // Where the numbers of a list's rows begin, in bytes from its codes on.
     std::int64_t numbers_at(std::int64_t list) const {
-        return blocks(list) * groups_ * kGroupBytes;
+        return blocks(list) * block_bytes();
     }
-    void scan(const std::int8_t* query, std::int64_t list, std::int64_t begin, std::int64_t end,
+    class BlockWalk;
+    // Adds some blocks of a list to the best. As many bytes come from memory meanwhile, from
+    // `ahead` on.
+    void scan(const std::int8_t* query, std::int64_t list, std::int64_t begin, std::int64_t count,
               const std::uint8_t* ahead, const bool* mask, std::int32_t offset,
               TopCodes& best) const;
 
     Scale scale_;
-    std::int64_t groups_;
+    std::int64_t lines_;  // of a block's codes
     std::uint32_t row_limit_;
     std::vector<std::int64_t> first_block_;
     std::unique_ptr<std::uint8_t[], Free> own_;

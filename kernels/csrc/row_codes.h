@@ -18,8 +18,6 @@ namespace adaptive_search {
 
 // Queries that share one pass over all codes.
 constexpr std::size_t kQueriesAtOnce = 8;
-// How far ahead of a scan lists come from memory.
-constexpr std::size_t kBytesAhead = 16384, kMostAhead = 16;
 // Rows coded as one piece of work.
 constexpr std::size_t kRowsAtOnce = 4096;
 
@@ -47,13 +45,15 @@ class Codes {
     Codes(const std::vector<std::vector<BandArray>>& bands,
           const std::optional<Input<std::int64_t, 1>>& order,
           const Input<std::int64_t, 1>& list_rows, const Input<float, 1>& centre,
-          const Input<float, 1>& step, bool unit, std::int64_t threads,
+          const Input<float, 1>& step, std::int64_t bits, bool unit, std::int64_t threads,
           const std::optional<Input<std::uint8_t, 1>>& kept,
           const std::optional<Input<std::int64_t, 1>>& kept_list_rows)
         : kept_data_(kept) {
         require(centre.size() == step.size() && centre.size() > 0,
                 "centre and step must have one number a dim");
-        const Scale scale{{centre.data(), centre.data() + centre.size()},
+        require(bits == 8 || bits == 4, "codes have 8 or 4 bits");
+        const Scale scale{bits,
+                          {centre.data(), centre.data() + centre.size()},
                           {step.data(), step.data() + step.size()}};
         if (kept) keep(*kept, *kept_list_rows, scale);
         require(kept || !bands.empty(), "at least one segment is needed");
@@ -101,7 +101,7 @@ class Codes {
     }
 
     // Bytes that a query has in its form of codes.
-    std::int64_t query_bytes() const { return tables_[0].groups() * kGroupDims; }
+    std::int64_t query_bytes() const { return tables_[0].query_bytes(); }
 
     CodedQueries encode(const float* queries, std::int64_t count) const {
         const std::size_t size = static_cast<std::size_t>(count * query_bytes());
@@ -129,12 +129,7 @@ class Codes {
                     TopCodes& best) const {
         if (read_before_) fetch(lists);
         for (const CodeTable& table : tables_) {
-            const std::size_t mean = table.bytes() / static_cast<std::size_t>(table.lists()) + 1;
-            const std::size_t far = std::clamp<std::size_t>(kBytesAhead / mean, 1, kMostAhead);
-            for (std::size_t l = 0; l < lists.size(); ++l) {
-                const std::uint8_t* ahead = table.data(lists[std::min(l + far, lists.size() - 1)]);
-                table.scan_list(query, lists[l], ahead, mask, offsets[l], best);
-            }
+            table.scan_lists(query, lists, offsets, mask, best);
         }
     }
 

@@ -264,12 +264,12 @@ void bind_search(nb::module_& m) {
     nb::class_<Codes>(m, "Codes")
         .def(nb::init<const std::vector<std::vector<BandArray>>&,
                       const std::optional<Input<std::int64_t, 1>>&, const Input<std::int64_t, 1>&,
-                      const Input<float, 1>&, const Input<float, 1>&, bool, std::int64_t,
-                      const std::optional<Input<std::uint8_t, 1>>&,
+                      const Input<float, 1>&, const Input<float, 1>&, std::int64_t, bool,
+                      std::int64_t, const std::optional<Input<std::uint8_t, 1>>&,
                       const std::optional<Input<std::int64_t, 1>>&>(),
              nb::arg("bands"), nb::arg("order").none(), nb::arg("list_rows"), nb::arg("centre"),
-             nb::arg("step"), nb::arg("unit"), nb::arg("threads"), nb::arg("kept").none(),
-             nb::arg("kept_list_rows").none())
+             nb::arg("step"), nb::arg("bits"), nb::arg("unit"), nb::arg("threads"),
+             nb::arg("kept").none(), nb::arg("kept_list_rows").none())
         .def_prop_ro("rows", &Codes::rows)
         .def_prop_ro("lists", &Codes::lists)
         .def_prop_ro("bytes", &Codes::bytes)

@@ -17,15 +17,20 @@ DotF16 active_dot_f16() {
     }
 }
 
-ScanCodes active_scan_codes() {
+ScanCodes active_scan_codes(std::int64_t bits) {
+    const auto of_bits = [bits](ScanCodes bytes, ScanCodes nibbles) {
+        return bits == 8 ? bytes : nibbles;
+    };
     switch (active_level()) {
 #if defined(__x86_64__)
-        case Level::avx512: return has_avx512_vnni() ? scan_codes_avx512vnni : scan_codes_avx2;
-        case Level::avx2: return scan_codes_avx2;
+        case Level::avx512:
+            if (has_avx512_vnni()) return of_bits(scan_bytes_avx512vnni, scan_nibbles_avx512vnni);
+            return of_bits(scan_bytes_avx2, scan_nibbles_avx2);
+        case Level::avx2: return of_bits(scan_bytes_avx2, scan_nibbles_avx2);
 #elif defined(__aarch64__)
-        case Level::neon: return scan_codes_neon;
+        case Level::neon: return of_bits(scan_bytes_neon, scan_nibbles_neon);
 #endif
-        default: return scan_codes_reference;
+        default: return of_bits(scan_bytes_reference, scan_nibbles_reference);
     }
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,38 @@ def test_a_commit_does_not_vouch_for_damaged_codes(index: AdaptiveIndex) -> None
     index.delete(["3"])
     assert not index.store.attributes[CODES] and not path.exists()
     assert codes_made(index) == ROWS
+
+
+def test_codes_of_another_width_are_made_anew_and_kept(index: AdaptiveIndex) -> None:
+    before = (index.path / CODES_FILE).read_bytes()
+    plan = read_plan(index.store.attributes)
+    assert plan is not None
+    with index.store.writer() as writer:
+        writer.set_attributes({PLAN: dataclasses.replace(plan, bits=4).to_json()})
+    assert codes_made(index) == ROWS
+    again = reopened(index)
+    again.add_texts(["one more"], ids=["more"])
+    after = (index.path / CODES_FILE).read_bytes()
+    assert codes_made(again) == 0 and len(after) < len(before)
+    plain = open_funnel(again.store, threads=1, kept_codes=False)
+    queries = again.encode_queries(["plants and light", "cold water"], 1)
+    for shortlist in (30, 60, ROWS + 1):
+        expected = plain.search(queries, 5, shortlist=shortlist)
+        found = reopened(again).funnel.search(queries, 5, shortlist=shortlist)
+        np.testing.assert_array_equal(found.rows, expected.rows)
+    assert again.verify().ok and not again.verify().damaged_caches
+
+
+@pytest.mark.parametrize(("bits", "made"), [(0, 0), (8, 0), (4, ROWS), (7, ROWS)])
+def test_codes_say_their_width_but_for_those_of_earlier_versions(
+    index: AdaptiveIndex, bits: int, made: int
+) -> None:
+    data = bytearray((index.path / CODES_FILE).read_bytes())
+    assert data[52:56] == struct.pack("<I", 8)
+    data[52:56] = struct.pack("<I", bits)
+    with index.store.writer() as writer:
+        writer.set_attributes({CODES: writer.write_codes(iter([bytes(data)]))})
+    assert codes_made(index) == made
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))

@@ -116,11 +116,11 @@ def test_hits_of_the_funnel_have_the_bits_of_exact_search(rows: Array, queries: 
         assert [score_of[row] for row in found.rows[q].tolist()] == found.scores[q].tolist()
 
 
-@pytest.mark.parametrize("head", [8, 16])
+@pytest.mark.parametrize(("head", "bits"), [(8, 8), (16, 8), (16, 4)])
 @pytest.mark.parametrize("dim", [16, 48])
-def test_one_segment_is_many(rows: Array, queries: Array, head: int, dim: int) -> None:
-    one = funnel(rows, plan=Plan(head))
-    many = funnel(rows, (1, 1000, 1000, 2999), plan=Plan(head))
+def test_one_segment_is_many(rows: Array, queries: Array, head: int, bits: int, dim: int) -> None:
+    one = funnel(rows, plan=Plan(head, bits=bits))
+    many = funnel(rows, (1, 1000, 1000, 2999), plan=Plan(head, bits=bits))
     for options in ({"exact": True}, {"shortlist": 300}, {"shortlist": 1200}):
         a = one.search(queries, 10, dim=dim, **options)
         b = many.search(queries, 10, dim=dim, **options)
@@ -241,6 +241,9 @@ def test_resident_bytes_count_all_that_searches_keep(rows: Array) -> None:
     codes = len(rows) * (DIMS[0] + 4)  # and the number of each row
     plain = funnel(rows, (900,))
     assert codes <= plain.resident_bytes <= codes + 32 * (DIMS[0] + 4)  # whole blocks of 16 rows
+    halves = len(rows) * (DIMS[1] // 2 + 4)
+    narrow = funnel(rows, (900,), plan=Plan(DIMS[1], bits=4)).resident_bytes
+    assert halves <= narrow <= halves + 32 * (DIMS[1] // 2 + 4)
     part = segment(rows, live=np.ones(len(rows), bool))
     listed = FunnelSegment(part.bands, part.live, lists=np.zeros(len(rows), np.uint32))
     means = np.ones((2, DIMS[1]), np.float16)

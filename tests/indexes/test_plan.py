@@ -20,6 +20,7 @@ from adaptive_search.indexes.plan import Plan
     margins=st.lists(st.floats(0, 2), max_size=7),
     recall=st.floats(0, 1),
     tail=st.floats(0, 4),
+    bits=st.sampled_from([8, 4]),
 )
 def test_plans_survive_json(
     head: int,
@@ -29,9 +30,10 @@ def test_plans_survive_json(
     margins: list[float],
     recall: float,
     tail: float,
+    bits: int,
 ) -> None:
     nprobe, tail = (lists + 1) // 2, tail if lists else 0.0
-    plan = Plan(head, shortlist, kept, lists, nprobe, tuple(margins), 7, 0.9, recall, tail)
+    plan = Plan(head, shortlist, kept, lists, nprobe, tuple(margins), 7, 0.9, recall, tail, bits)
     assert Plan.from_json(plan.to_json()) == plan
 
 
@@ -51,10 +53,13 @@ def test_plans_survive_json(
         {"lists": 3, "nprobe": 2, "tail": -0.5},
         {"lists": 3, "nprobe": 2, "tail": float("nan")},
         {"lists": 3, "nprobe": 2, "tail": float("inf")},
+        {"bits": 0},
+        {"bits": 5},
+        {"bits": 16},
     ],
 )
 def test_plans_that_make_no_sense_are_refused(change: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="sense|lists|recall|tail"):
+    with pytest.raises(ValueError, match="sense|lists|recall|tail|bits"):
         dataclasses.replace(Plan(64), **change)
 
 
@@ -69,19 +74,23 @@ def test_plans_that_make_no_sense_are_refused(change: dict[str, float]) -> None:
         ('"recall": 0.0', '"recall": null'),
         ('"rows": 0', '"row": 0'),
         ('"tail": 0.0', '"tail": "0"'),
+        ('"bits": 8', '"bits": 2'),
+        ('"bits": 8', '"bits": 8.0'),
     ],
 )
 def test_damaged_plans_are_refused(old: str, new: str) -> None:
     text = Plan(64).to_json()
     assert old in text
-    with pytest.raises(ValueError, match="plan|must be|sense"):
+    with pytest.raises(ValueError, match="plan|must be|sense|bits"):
         Plan.from_json(text.replace(old, new))
 
 
-def test_plans_of_versions_without_a_tail_term_have_none() -> None:
+@pytest.mark.parametrize("names", [["bits"], ["bits", "tail"]])
+def test_plans_of_earlier_versions_have_8_bits_and_no_tail_term(names: list[str]) -> None:
     plan = Plan(64, 300, lists=400, nprobe=50)
     fields = json.loads(plan.to_json())
-    del fields["tail"]
+    for name in names:
+        del fields[name]
     assert Plan.from_json(json.dumps(fields)) == plan
 
 
@@ -108,6 +117,10 @@ def test_plans_in_words() -> None:
         .to_text()
         .startswith("lists, 64 dims, 50 of 400 lists, tail 0.25, shortlist 500; ")
     )
+
+
+def test_plans_in_words_name_narrow_codes() -> None:
+    assert Plan(64, bits=4).to_text() == "flat, 64 dims in 4 bits, shortlist 1,000, not measured"
 
 
 def test_a_plan_fits_until_the_index_has_doubled_or_halved() -> None:

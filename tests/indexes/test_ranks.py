@@ -84,16 +84,18 @@ def test_ranks_are_those_that_numpy_counts(seed: int, cut: int, apart: int) -> N
     segments = segments_of(rows, (cut,))
     questions = strangers(4) if apart < 0 else members(rows, [0, 5, 400, ROWS - 1], apart)
     truth = nearest(segments, DIMS, questions, 10)
-    found = count_ranks(segments, DIMS, questions, truth, [Way(DIMS[0]), Way(DIMS[1])], middle=256)
+    ways = [Way(dim, bits=bits) for dim in DIMS[:2] for bits in (8, 4)]
+    found = count_ranks(segments, DIMS, questions, truth, ways, middle=256)
     hidden = np.zeros((4, ROWS), np.float32)
     questions.hide(hidden, 0)
-    for dim in DIMS[:2]:
-        centre, step = head_scale(segments, DIMS.index(dim) + 1)
-        codes = np.rint((unit_rows(rows[:, :dim]) - centre) / step)
+    for way in ways:
+        dim, most = way.head_dim, 2 ** (way.bits - 1) - 1
+        centre, step = head_scale(segments, DIMS.index(dim) + 1, way.bits)
+        codes = np.clip(np.rint((unit_rows(rows[:, :dim]) - centre) / step), -most, most)
         scaled = questions.vectors[:, :dim] * step
         asking = np.rint(scaled * (127 / np.abs(scaled).max(axis=1, keepdims=True)))
         wanted = _brute_force(asking @ codes.T + hidden, truth)
-        assert np.abs(found.heads[Way(dim)][:, :, -1] - wanted).max() <= 1
+        assert np.abs(found.heads[way][:, :, -1] - wanted).max() <= 1
     middle = _brute_force(questions.vectors[:, :256] @ rows[:, :256].T + hidden, truth)
     assert np.abs(found.middle - middle).max() <= 1
 
@@ -104,13 +106,14 @@ def _brute_force(scores: Array, truth: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 @pytest.mark.parametrize("tail", [0.0, 0.5])
-def test_ranks_say_what_a_search_finds(tail: float) -> None:
+@pytest.mark.parametrize("bits", [8, 4])
+def test_ranks_say_what_a_search_finds(tail: float, bits: int) -> None:
     segments = segments_of(unit_bands(ROWS, 1), (700,))
     questions = strangers(60)
     truth = nearest(segments, DIMS, questions, 10)
     lists, assigned = train_lists(segments, 30, dims=DIMS, seed=0)
     probes = Probes.of_questions(questions, lists, assigned, [3, 10, 30])
-    way = Way(64, tail)
+    way = Way(64, tail, bits)
     found = count_ranks(segments, DIMS, questions, truth, [way], middle=256, probes=probes)
     listed = [
         FunnelSegment(segment.bands, lists=of)
@@ -118,7 +121,7 @@ def test_ranks_say_what_a_search_finds(tail: float) -> None:
     ]
     for place, nprobe in enumerate(probes.nprobes):
         for shortlist in (40, 60, 200):
-            plan = Plan(64, shortlist, shortlist, 30, nprobe, tail=tail)
+            plan = Plan(64, shortlist, shortlist, 30, nprobe, tail=tail, bits=bits)
             funnel = Funnel(listed, DIMS, prefix_energy=ENERGY, plan=plan, means=lists.means)
             hits = funnel.search(questions.vectors).rows
             searched = (hits[:, :, None] == truth[:, None, :]).any(axis=1).mean()

@@ -63,7 +63,7 @@ def test_recall_is_foretold_without_a_search(monkeypatch: pytest.MonkeyPatch) ->
     truth = nearest(segments, DIMS, questions, 10)
     lists, assigned = train_lists(segments, 40, dims=DIMS, seed=0)
     probes = Probes.of_questions(questions, lists, assigned, [5, 20, 40])
-    ways = [Way(64), Way(64, 0.5)]
+    ways = [Way(64), Way(64, 0.5), Way(64, bits=4), Way(64, 0.5, 4)]
     ranks = count_ranks(segments, DIMS, questions, truth, ways, middle=256, probes=probes)
     table = tuning._Table(ranks, truth, ROWS, probes, cascades=True)
     listed = [
@@ -72,7 +72,7 @@ def test_recall_is_foretold_without_a_search(monkeypatch: pytest.MonkeyPatch) ->
     ]
     others = np.arange(100) % 2 == 1
     plans = [
-        Plan(64, shortlist, kept, count, nprobe, tail=way.tail)
+        Plan(64, shortlist, kept, count, nprobe, tail=way.tail, bits=way.bits)
         for way in ways
         for count, nprobe in ((40, 5), (40, 20), (40, 40), (0, 0))
         for shortlist, kept in ((60, 60), (120, 40), (120, 120))
@@ -106,6 +106,21 @@ def test_a_higher_target_takes_no_shorter_shortlist() -> None:
     segments = segments_of(unit_bands(ROWS, 1))
     plans = [planned(segments, 0, target)[1] for target in (0.8, 0.99)]
     assert plans[0].shortlist * plans[0].head_dim <= plans[1].shortlist * plans[1].head_dim
+
+
+@pytest.mark.parametrize(("byte", "bits"), [(0.0, 8), (1e3, 4)])
+@pytest.mark.parametrize("lists", [0, 40])
+def test_narrow_codes_are_taken_where_bytes_cost_more_than_candidates(
+    monkeypatch: pytest.MonkeyPatch, byte: float, bits: int, lists: int
+) -> None:
+    monkeypatch.setattr(tuning, "_SCANNED", byte)
+    segments = segments_of(unit_bands(ROWS, 1), (700,))
+    queries = unit_bands(200, 2)
+    funnel, plan = planned(segments, lists, 0.95)
+    assert plan.bits == bits
+    exact = funnel.search(queries, exact=True).rows
+    found = funnel.search(queries).rows
+    assert (found[:, :, None] == exact[:, None, :]).any(axis=1).mean() > 0.92
 
 
 def test_tuning_is_repeatable_and_does_not_depend_on_segments() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from adaptive_search.kernels import _native
 from adaptive_search.kernels.exact import exact_best
-from adaptive_search.kernels.search import Codes, Searcher, nearest_reference
+from adaptive_search.kernels.search import Codes, KeptCodes, Searcher, nearest_reference
 
 Array = NDArray[Any]
 
@@ -24,24 +25,49 @@ def rows_of(n: int, dim: int, seed: int = 0) -> NDArray[np.float16]:
     return np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float16)
 
 
-def scale(dim: int, seed: int = 0) -> dict[str, NDArray[np.float32]]:
+def scale(dim: int, seed: int = 0, bits: int = 8) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
+    step = rng.uniform(0.01, 0.05, size=dim).astype(np.float32)
     return {
         "centre": rng.normal(size=dim).astype(np.float32),
-        "step": rng.uniform(0.01, 0.05, size=dim).astype(np.float32),
+        "step": step * np.float32(1 if bits == 8 else 16),
+        "bits": bits,
     }
 
 
 @pytest.mark.parametrize("level", _native.levels())
-@pytest.mark.parametrize(("n", "dim", "k"), [(1, 1, 1), (15, 7, 3), (100, 64, 9), (700, 130, 40)])
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(
+    ("n", "dim", "k"),
+    [(1, 1, 1), (15, 7, 3), (17, 8, 5), (90, 13, 90), (100, 64, 9), (700, 130, 40)],
+)
 def test_codes_at_every_level(
-    monkeypatch: pytest.MonkeyPatch, level: str, n: int, dim: int, k: int
+    monkeypatch: pytest.MonkeyPatch, level: str, bits: int, n: int, dim: int, k: int
 ) -> None:
     monkeypatch.setenv("ADAPTIVE_SEARCH_LEVEL", level)
     rows, queries = rows_of(n, dim), rows_of(5, dim, 1).astype(np.float32)
-    codes = Codes([[rows]], **scale(dim), unit=False)
-    expected = nearest_reference(rows.astype(np.float32), queries, k, **scale(dim))
+    codes = Codes([[rows]], **scale(dim, bits=bits), unit=False)
+    assert codes.bits == bits
+    expected = nearest_reference(rows.astype(np.float32), queries, k, **scale(dim, bits=bits))
     np.testing.assert_array_equal(codes.nearest(queries, k), expected)
+
+
+@pytest.mark.parametrize("level", _native.levels())
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_codes_overflow_nothing(
+    monkeypatch: pytest.MonkeyPatch, level: str, bits: int, sign: int
+) -> None:
+    """Every product is as large as one can be, in sums of 16 bits as in those of 32."""
+    monkeypatch.setenv("ADAPTIVE_SEARCH_LEVEL", level)
+    dim = 4000
+    rows = np.ones((20, dim), np.float16)
+    for row in range(20):
+        rows[row, : row * 200] = -1
+    options = {"centre": np.zeros(dim, np.float32), "step": np.full(dim, 0.01, np.float32)}
+    codes = Codes([[rows]], **options, bits=bits, unit=False)
+    queries = np.full((1, dim), sign, np.float32)
+    assert codes.nearest(queries, 20)[0].tolist() == list(range(20))[::sign]
 
 
 @settings(max_examples=60, deadline=None)
@@ -51,10 +77,11 @@ def test_codes_at_every_level(
     cuts=st.lists(st.integers(0, 300), max_size=3),
     k=st.integers(1, 400),
     threads=st.integers(1, 3),
+    bits=st.sampled_from([8, 4]),
     seed=st.integers(0, 50),
 )
 def test_codes_do_not_depend_on_how_rows_are_divided(
-    n: int, widths: list[int], cuts: list[int], k: int, threads: int, seed: int
+    n: int, widths: list[int], cuts: list[int], k: int, threads: int, bits: int, seed: int
 ) -> None:
     bands = [rows_of(n, width, seed + i) for i, width in enumerate(widths)]
     dim = sum(widths)
@@ -64,12 +91,38 @@ def test_codes_do_not_depend_on_how_rows_are_divided(
     segments = [[np.ascontiguousarray(band) for band in segment] for segment in segments]
     whole = np.concatenate(bands, axis=1).astype(np.float32)
     lists = np.random.default_rng(seed).integers(0, 4, size=n)
-    expected = nearest_reference(whole, queries, k, **scale(dim))
-    flat = Codes(segments, **scale(dim), unit=False, threads=threads)
-    listed = Codes(segments, **scale(dim), unit=False, lists=lists, list_count=5, threads=threads)
+    options = scale(dim, bits=bits)
+    expected = nearest_reference(whole, queries, k, **options)
+    options |= {"unit": False, "threads": threads}
+    flat = Codes(segments, **options)
+    listed = Codes(segments, **options, lists=lists, list_count=5)
     assert flat.rows == listed.rows == n and listed.native.lists == 5
     for codes in (flat, listed):
         np.testing.assert_array_equal(codes.nearest(queries, k, threads), expected)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("dim", [5, 12, 16])
+def test_kept_codes_and_those_of_more_rows_are_those_of_all(bits: int, dim: int) -> None:
+    rows, queries = rows_of(150, dim), rows_of(5, dim, 1).astype(np.float32)
+    of = np.random.default_rng(2).integers(0, 4, size=150)
+    options = {"unit": False, "list_count": 4, **scale(dim, bits=bits)}
+    before = Codes([[rows[:110]]], lists=of[:110], **options)
+    assert before.bytes == (-(-before.list_rows // 16)).sum() * 16 * (4 + 4 * -(-dim * bits // 32))
+    kept = KeptCodes(before.data.copy(), before.list_rows, **scale(dim, bits=bits))
+    assert kept.rows == 110
+    both = Codes([[rows[110:]]], lists=of[110:], kept=kept, **options)
+    expected = nearest_reference(rows.astype(np.float32), queries, 30, **scale(dim, bits=bits))
+    np.testing.assert_array_equal(both.nearest(queries, 30), expected)
+    with pytest.raises(ValueError, match="wrong size"):
+        Codes([], kept=dataclasses.replace(kept, data=kept.data[:-64]), lists=of[:0], **options)
+
+
+@pytest.mark.parametrize("bits", [0, 3, 16, -4])
+def test_codes_of_other_widths_are_refused(bits: int) -> None:
+    options = scale(8) | {"bits": bits}
+    with pytest.raises(ValueError, match="8 or 4 bits"):
+        Codes([[rows_of(10, 8)]], **options)
 
 
 def test_unit_length_makes_lengths_of_rows_vanish() -> None:
@@ -92,11 +145,11 @@ def test_queries_and_rows_without_length() -> None:
 class Case:
     """Rows in three bands and two segments, their codes, and queries."""
 
-    def __init__(self, n: int = 500, seed: int = 0) -> None:
+    def __init__(self, n: int = 500, seed: int = 0, bits: int = 8) -> None:
         widths = (16, 16, 32)
         self.bands = [rows_of(n, width, seed + i) for i, width in enumerate(widths)]
         parts = [[band[:200] for band in self.bands], [band[200:] for band in self.bands]]
-        self.codes = Codes([part[:1] for part in parts], **scale(16), unit=False)
+        self.codes = Codes([part[:1] for part in parts], **scale(16, bits=bits), unit=False)
         self.searcher = Searcher(parts)
         self.queries = rows_of(9, 64, seed + 5).astype(np.float32)
         self.head = np.ascontiguousarray(self.queries[:, :16])
@@ -122,8 +175,9 @@ def best_of(candidates: Array, queries: Array, bands: list[Array], k: int) -> tu
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_search_is_its_stages_one_by_one(threads: int) -> None:
-    case = Case()
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_search_is_its_stages_one_by_one(threads: int, bits: int) -> None:
+    case = Case(bits=bits)
     found = case.search([(2, 40), (3, 1)], threads=threads)
     shortlist = case.codes.nearest(case.head, 100)
     middle = np.ascontiguousarray(case.queries[:, :32])
@@ -166,6 +220,7 @@ def tail_products(tails: Array, queries: Array, of: Array) -> NDArray[np.float32
     shortlist=st.integers(1, 60),
     weight=st.sampled_from([0.0, 0.3, 1.0, 40.0, 1e9, 1e37]),
     share=st.sampled_from([0.1, 0.6, 1.0]),
+    bits=st.sampled_from([8, 4]),
     level=st.sampled_from(_native.levels()),
     seed=st.integers(0, 50),
 )
@@ -177,6 +232,7 @@ def test_tails_are_added_to_the_scores_of_codes(
     shortlist: int,
     weight: float,
     share: float,
+    bits: int,
     level: str,
     seed: int,
 ) -> None:
@@ -190,7 +246,8 @@ def test_tails_are_added_to_the_scores_of_codes(
     segments = [[part] for part in np.split(rows, [min(cut, n)])]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ADAPTIVE_SEARCH_LEVEL", level)
-        heads = Codes(segments, **scale(24), unit=False, lists=of, list_count=lists)
+        options = scale(24, bits=bits)
+        heads = Codes(segments, **options, unit=False, lists=of, list_count=lists)
         router = Codes([[tails]], **scale(width), unit=False)
         # One step that keeps all of the shortlist gives the shortlist.
         found = Searcher(segments).search(
@@ -209,22 +266,24 @@ def test_tails_are_added_to_the_scores_of_codes(
             mask=mask,
         )
     coded = rows[mask].astype(np.float32)
-    best = nearest_reference(coded, queries, shortlist, **scale(24), products=products[:, mask])
+    best = nearest_reference(coded, queries, shortlist, **options, products=products[:, mask])
     names = np.append(np.flatnonzero(mask), -1)
     np.testing.assert_array_equal(np.sort(found.rows), np.sort(names[best]))
     if not weight:
-        plain = nearest_reference(coded, queries, shortlist, **scale(24))
+        plain = nearest_reference(coded, queries, shortlist, **options)
         np.testing.assert_array_equal(best, plain)
 
 
 @pytest.mark.parametrize("hostile", [np.nan, np.inf, -np.inf, 6e4, -6e4])
-def test_tails_beyond_all_bounds_overflow_nothing(hostile: float) -> None:
+@pytest.mark.parametrize("bits", [8, 4])
+def test_tails_beyond_all_bounds_overflow_nothing(bits: int, hostile: float) -> None:
     rows = np.sign(rows_of(64, 8)) * np.float16(6e4)
     tails = np.zeros((4, 8), np.float16)
     tails[1:3] = hostile
     of = np.arange(64) % 4
     queries = np.sign(rows_of(3, 8, 1)).astype(np.float32)
-    heads = Codes([[rows]], **scale(8), unit=False, lists=of, list_count=4)
+    coded = scale(8, bits=bits)
+    heads = Codes([[rows]], **coded, unit=False, lists=of, list_count=4)
     options: dict[str, Any] = {
         "steps": [(1, 20)],
         "margins": np.full((3, 1), np.inf, np.float32),
@@ -243,12 +302,13 @@ def test_tails_beyond_all_bounds_overflow_nothing(hostile: float) -> None:
         products = tail_products(tails, tail_queries, of)
         if np.isfinite(hostile):
             wide = rows.astype(np.float32)
-            best = nearest_reference(wide, queries, 20, **scale(8), products=products)
+            best = nearest_reference(wide, queries, 20, **coded, products=products)
             np.testing.assert_array_equal(np.sort(found.rows), np.sort(best))
 
 
-def test_masks_come_before_the_shortlist() -> None:
-    case = Case()
+@pytest.mark.parametrize("bits", [8, 4])
+def test_masks_come_before_the_shortlist(bits: int) -> None:
+    case = Case(bits=bits)
     mask = np.zeros(500, bool)
     mask[::7] = True
     found = case.search([(3, 1)], mask=mask)
