@@ -173,8 +173,9 @@ def _scale(
     """Centre and step of codes that hold coordinates (dim,) from `low` to `high`."""
     lowest, highest = low.astype(np.float32), high.astype(np.float32)
     step = (highest - lowest) / np.float32(2 * MAX_CODE[bits])
+    centre: NDArray[np.float32] = (lowest + highest) / 2
     # A coordinate that never changes tells rows apart no better with a smaller step.
-    return (lowest + highest) / 2, np.maximum(step, np.float32(1e-6))
+    return centre, np.maximum(step, np.float32(1e-6))
 
 
 def dim_up_to(dims: Sequence[int], dim: int) -> int:

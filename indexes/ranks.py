@@ -251,6 +251,7 @@ def count_ranks(
             of_each = probes.lists.means[_lists_of(probes, neighbours)]
             own = own + head.offsets(way.tail, np.einsum("qd,qnd->qn", *head.tails(of_each)))
         counters[way] = _Counter(own, neighbours, probes)
+    del wanted  # which takes as much memory as the counting
     for block in blocks(segments, dims, level + 1, _COUNTED_ROWS):
         scores = block.scores(asking, level)
         questions.hide(scores, block.first)
