@@ -173,7 +173,7 @@ def _scale(
     """Centre and step of codes that hold coordinates (dim,) from `low` to `high`."""
     lowest, highest = low.astype(np.float32), high.astype(np.float32)
     step = (highest - lowest) / np.float32(2 * MAX_CODE[bits])
-    centre: NDArray[np.float32] = (lowest + highest) / 2
+    centre = (lowest + highest) / np.float32(2)
     # A coordinate that never changes tells rows apart no better with a smaller step.
     return centre, np.maximum(step, np.float32(1e-6))
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,3 +58,26 @@ def test_what_cannot_be_mapped_is_an_os_error(tmp_path: Path) -> None:
     for name in ("missing", "empty", "."):
         with pytest.raises(OSError):
             map_file(tmp_path / name)
+
+
+HOLES = """
+import numpy as np
+from pathlib import Path
+from adaptive_search.kernels.mapping import release_memory
+
+def own() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0])
+
+blocks = [np.ones(12_500) for _ in range(400)]  # 40 MB, in pieces too small for maps of their own
+del blocks[:-1]
+before = own()
+release_memory()
+assert before - own() > 20_000, (before, own())
+assert (blocks[0] == 1).all()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be asked")
+def test_memory_that_was_freed_below_a_block_in_use_goes_back() -> None:
+    subprocess.run([sys.executable, "-c", HOLES], check=True)
