@@ -22,7 +22,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from adaptive_search.encoder import seeding
+from adaptive_search.encoder import development, seeding
 from adaptive_search.encoder.config import EncoderConfig
 from adaptive_search.encoder.recipe import Recipe, Stage
 from adaptive_search.encoder.teacher import Teacher
@@ -55,6 +55,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dropout 0.1": {"dropout": 0.1},
     "texts alone": {"pairs_share": 0.0},
     "pairs alone": {"pairs_share": 1.0},
+    "half of the texts joined to long ones": {"long_share": 0.5, "long_tokens": 1024},
+    "products in float32": {"precision": "float32"},
+    "moving average of 0.9": {"average": 0.9},
     "alternating direction": {"direction": "alternating"},
     "mean pooling": {"pooling": "mean"},
     "first table: the teacher's word embeddings": {"table": "words"},
@@ -93,8 +96,11 @@ def train(name: str, data: Path, steps: int, seed: int) -> dict[str, Any]:
     changes = dict(VARIANTS[name])
     config = EncoderConfig(direction=changes.pop("direction", "causal"))
     table, pooling = changes.pop("table", "outputs"), changes.pop("pooling", "learned")
+    general = {key: changes.pop(key) for key in ("precision", "average") if key in changes}
     stage = Stage(**({"steps": steps} | STAGE | changes))
-    recipe = Recipe((stage,), config, seed=seed, survey_batches=10, development_steps=steps)
+    recipe = Recipe(
+        (stage,), config, seed=seed, survey_batches=10, development_steps=steps, **general
+    )
     last: list[Progress] = []
     with tempfile.TemporaryDirectory() as run:
         with mock.patch.object(seeding, "vocabulary_vectors", TABLES[table]):
@@ -105,11 +111,16 @@ def train(name: str, data: Path, steps: int, seed: int) -> dict[str, Any]:
         trainer.train(lambda progress: last.append(dataclasses.replace(progress)))
         seconds = time.process_time() - started
     final = last[-1]
+    reached = final.development
+    if recipe.average:
+        trainer.model.load_state_dict(trainer.average.state())
+        held_out = trainer._held_out(stage)
+        reached = development.mean_reciprocal_ranks(trainer.objective.embed, held_out, config)
     return {
         "variant": name,
         "tokens": final.tokens,
         "tokens_per_cpu_second": final.tokens / seconds,
-        "mrr_at_10": final.development,
+        "mrr_at_10": reached,
     }
 
 

@@ -79,5 +79,5 @@ assert (blocks[0] == 1).all()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be asked")
-def test_memory_that_was_freed_below_a_block_in_use_goes_back() -> None:
-    subprocess.run([sys.executable, "-c", HOLES], check=True)
+def test_memory_that_was_freed_below_a_block_in_use_goes_back(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", HOLES], check=True, cwd=tmp_path)
