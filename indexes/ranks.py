@@ -247,7 +247,7 @@ def count_ranks(
     for way in ways:
         head = heads[way.head_dim, way.bits]
         own = head.of_each(wanted)
-        if probes is not None:
+        if probes is not None and way.tail:
             of_each = probes.lists.means[_lists_of(probes, neighbours)]
             own = own + head.offsets(way.tail, np.einsum("qd,qnd->qn", *head.tails(of_each)))
         counters[way] = _Counter(own, neighbours, probes)

@@ -127,9 +127,9 @@ class CodeTable {
     // Stores a row as number `at` of a list. x: float32 (dim,).
     void put(std::int64_t list, std::int64_t at, std::uint32_t row, const float* x);
 
-    // The codes of a query: float32 (dim,) to int8 (query_bytes(),). The steps of the rows are in them,
-    // and the centre, which adds the same to all scores, is left out. Gives how much a product of 1
-    // with the rows themselves adds to a score; 0 for a query without length.
+    // The codes of a query: float32 (dim,) to int8 (query_bytes(),). The steps of the rows are in
+    // them, and the centre, which adds the same to all scores, is left out. Gives how much a product
+    // of 1 with the rows themselves adds to a score; 0 for a query without length.
     float encode_query(const float* query, std::int8_t* codes) const;
 
     // A product with the rows themselves in the units of scores, so that no sum with a score
