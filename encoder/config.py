@@ -33,7 +33,7 @@ class EncoderConfig:
     headdim: int = 32  # P
     mlp_expand: int = 2
     context: int = 8192  # tokens; longer texts are cut, and counted as cut
-    direction: str = "causal"  # or "alternating": odd blocks read right to left
+    direction: str = "alternating"  # odd blocks read right to left; or "causal": none does
     norm_eps: float = 1e-5
     dims: tuple[int, ...] = (64, 128, 256, 512, 768, 1024, 1536)
     # Share of the squared length that each prefix carries; the last is 1.

@@ -23,6 +23,12 @@ def cosine_distances(a: Tensor, b: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(a, b, dim=-1)
 
 
+def relative_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Squared distance of each row of a from the same row of b, over the variance of b's rows."""
+    variance = b.var(0, correction=0).sum().clamp_min(torch.finfo(b.dtype).eps)
+    return (a - b).square().sum(-1) / variance
+
+
 def relational(vectors: Tensor, teacher: Tensor, dims: Sequence[int], temperature: float) -> Tensor:
     """KL from the teacher's in-batch neighbour distribution to each slice's.
 

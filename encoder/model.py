@@ -103,8 +103,8 @@ class MatMambaEncoder(nn.Module):
             nn.init.zeros_(block.mixer.out_proj.weight)
             nn.init.zeros_(block.mlp.down.weight)
 
-    def hidden(self, ids: Tensor, lengths: Tensor, granularity: Granularity = 1) -> Tensor:
-        """Final states of the tokens.
+    def states(self, ids: Tensor, lengths: Tensor, granularity: Granularity = 1) -> list[Tensor]:
+        """States of the tokens after each block.
 
         Args:
             ids: int64 (batch, seqlen), padded on the right with any valid id.
@@ -113,17 +113,23 @@ class MatMambaEncoder(nn.Module):
                 `mixer.mixnmatch` set has a width of its own, whatever the divisor.
 
         Returns:
-            float32 (batch, seqlen, d_model); states of padded positions mean nothing.
+            n_layers of float32 (batch, seqlen, d_model); those of padded positions mean nothing.
         """
         order = None
         if self.config.direction == "alternating":
             position = torch.arange(ids.shape[1], device=ids.device)
             last = lengths.unsqueeze(1) - 1
             order = torch.where(position <= last, last - position, position)
+        states = []
         x = self.embedding(ids)
         for block, heads in zip(self.blocks, self._heads(granularity), strict=True):
             x = block(x, order, heads)
-        normed: Tensor = self.final_norm(x)
+            states.append(x)
+        return states
+
+    def hidden(self, ids: Tensor, lengths: Tensor, granularity: Granularity = 1) -> Tensor:
+        """Final states of the tokens, normalised: the shape of one of `states`."""
+        normed: Tensor = self.final_norm(self.states(ids, lengths, granularity)[-1])
         return normed
 
     def embed(self, hidden: Tensor, lengths: Tensor) -> Tensor:

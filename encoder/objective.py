@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +53,7 @@ class _View:
         vectors: the student's, float32 (texts, dims[-1]).
         teacher: the teacher's, float32 (texts, width).
         token: sum over tokens of the distance of the student's states from the teacher's.
+        layers: the same below the end, mean over the layers that are matched.
         narrow: distance of a narrower sub-model's vectors, mean over bands, sum over texts.
     """
 
@@ -60,6 +61,7 @@ class _View:
     vectors: Tensor
     teacher: Tensor
     token: Tensor
+    layers: Tensor
     narrow: Tensor
 
 
@@ -77,10 +79,13 @@ class Objective(nn.Module):
         self._precision = getattr(torch, recipe.precision)
         self.model = MatMambaEncoder(config)
         width = teacher.width
+        # Of two blocks that read in opposite directions, the second has seen both sides.
+        self._matched = sorted({*range(2, config.n_layers + 1, 2), config.n_layers})
         self.maps = nn.ModuleDict(
             {
                 "token": nn.Linear(config.d_model, width, bias=False),
                 "pooled": nn.Linear(config.dims[-1], width, bias=False),
+                "layers": nn.ModuleList(nn.Linear(config.d_model, width) for _ in self._matched),
             }
         )
         self.register_buffer("rotation", torch.eye(width))
@@ -92,6 +97,9 @@ class Objective(nn.Module):
         directions = seeding.project(rotation, d_model)
         self.rotation.copy_(rotation)
         self.maps["token"].weight.copy_(directions)  # type: ignore[operator]
+        for layer in self._layer_maps():
+            layer.weight.copy_(directions)
+            layer.bias.zero_()
         # All bands pool alike at first, so what a wide head reads are copies of one state.
         weights = (weight.cpu() for weight in self.model.heads.parameters())
         heads = torch.cat([weight.unflatten(1, (-1, d_model)).sum(1) for weight in weights])
@@ -174,28 +182,45 @@ class Objective(nn.Module):
         if stage.dropout:
             sequence = np.random.SeedSequence([*batch.seed, number])
             torch.manual_seed(int(sequence.generate_state(1)[0]))  # a cached group runs twice alike
-        token = narrow = torch.zeros((), device=ids.device)
-        tokens = None
+        token = layers = narrow = torch.zeros((), device=ids.device)
+        taught: Sequence[Tensor] = ()
         if batch.targets is not None:
             pooled = batch.targets[rows]
         elif stage.needs_teacher:
-            tokens, pooled = self.teacher.states(ids, lengths)
+            taught, pooled = self.teacher.states(ids, lengths)
         with self._autocast():
             if stage.static:
-                hidden = self.model.final_norm(self.model.embedding(ids))
+                states = [self.model.embedding(ids)]
             else:
-                hidden = self.model.hidden(ids, lengths)
+                states = self.model.states(ids, lengths)
+            hidden = self.model.final_norm(states[-1])
             vectors = self.model.embed(hidden, lengths)
-            if stage.token and tokens is not None:
-                real = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)
+            real = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)
+            if stage.token and taught:
                 mapped = self.maps["token"](hidden[real])
-                token = losses.cosine_distances(mapped.float(), tokens[real]).sum()
+                token = losses.cosine_distances(mapped.float(), taught[-1][real].float()).sum()
+            if stage.layers and taught and not stage.static:
+                layers = self._layer_distance(states, taught, real)
             if stage.granularity and not stage.static and (step + number) % 2:
                 narrow = self._narrow_distance(step, ids, lengths, vectors.detach())
         if not stage.needs_teacher:
             # The model itself then judges false negatives.
             pooled = F.normalize(vectors.detach(), dim=-1)
-        return _View(rows, vectors, pooled, token, narrow)
+        return _View(rows, vectors, pooled, token, layers, narrow)
+
+    def _layer_maps(self) -> Iterator[nn.Linear]:
+        return (part for part in self.maps["layers"].modules() if isinstance(part, nn.Linear))
+
+    def _layer_distance(
+        self, states: Sequence[Tensor], taught: Sequence[Tensor], real: Tensor
+    ) -> Tensor:
+        """Distance of the student's states from the teacher's as far up, sum over tokens."""
+        distances = []
+        for number, layer in zip(self._matched, self._layer_maps(), strict=True):
+            teacher = taught[round(number * (len(taught) - 1) / len(states))][real].float()
+            student = layer(states[number - 1][real]).float()
+            distances.append(losses.relative_distances(student, teacher))
+        return torch.stack(distances).mean(0).sum()
 
     def _narrow_distance(self, step: int, ids: Tensor, lengths: Tensor, vectors: Tensor) -> Tensor:
         """Distance of one narrower sub-model's bands from the full model's."""
@@ -210,10 +235,11 @@ class Objective(nn.Module):
     def _view_losses(self, batch: _Batch, views: Sequence[_View]) -> dict[str, Tensor]:
         """Losses that are means over tokens or texts."""
         stage, texts = batch.stage, batch.ids
-        parts = {}
+        parts, tokens = {}, sum(map(len, texts))
         if stage.token:
-            tokens = sum(map(len, texts))
             parts["token"] = stage.token * torch.stack([v.token for v in views]).sum() / tokens
+        if stage.layers and not stage.static:
+            parts["layers"] = stage.layers * torch.stack([v.layers for v in views]).sum() / tokens
         if stage.granularity and not stage.static:
             narrow = torch.stack([v.narrow for v in views]).sum()
             parts["granularity"] = stage.granularity * 2 * narrow / len(texts)  # half are run

@@ -14,6 +14,7 @@ from adaptive_search.json_text import parse_json
 
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("bfloat16", "float32")
+TABLES = ("inputs", "outputs")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Stage:
         curriculum_steps: steps after which the next dimension, from the smallest up, joins
             the losses over dims; 0 trains all from the start.
         token: weight of the tokens' states towards the teacher's.
+        layers: weight of the states after every second block, mapped, towards the teacher's
+            as far up (squared distance, over the teacher's variance).
         pooled: weight of the cosine of the full vector, mapped, to the teacher's.
         squared: weight of the squared distance of the same.
         bands: weight of the first bands towards the teacher's principal directions.
@@ -67,6 +70,7 @@ class Stage:
     long_tokens: int = 2048
     curriculum_steps: int = 0
     token: float = 0.5
+    layers: float = 0.0
     pooled: float = 1.0
     squared: float = 0.0
     bands: float = 0.5
@@ -100,7 +104,8 @@ class Stage:
     @property
     def needs_teacher(self) -> bool:
         """Whether any of the teacher's losses is on."""
-        return any((self.token, self.pooled, self.squared, self.bands, self.relational))
+        weights = (self.token, self.layers, self.pooled, self.squared, self.bands, self.relational)
+        return any(weights)
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,9 @@ class Recipe:
         stages: what to do, in order.
         config: sizes of the encoder.
         seed: of everything random.
+        table: what the embedding table begins with, if nothing else is given: for each
+            vocabulary entry alone, what enters the teacher's first layer ("inputs") or its
+            vector ("outputs", also of a teacher with other tokens).
         survey_batches: batches of 4,096 tokens by which the teacher's space is turned.
         group_tokens: tokens that run through the model at once.
         weight_decay: of matrices, not of the embedding table.
@@ -127,6 +135,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     config: EncoderConfig = field(default_factory=EncoderConfig)
     seed: int = 0
+    table: str = "inputs"
     survey_batches: int = 100
     group_tokens: int = 2048
     weight_decay: float = 0.01
@@ -143,6 +152,7 @@ class Recipe:
         if not self.average < 1:
             raise TrainingError(f"recipe: average={self.average} must be below 1")
         _check_choice("precision", self.precision, PRECISIONS)
+        _check_choice("table", self.table, TABLES)
         self._check_principal_bands()
 
     def _check_principal_bands(self) -> None:

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -19,8 +19,22 @@ from adaptive_search.errors import MissingExtra, TrainingError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from transformers import PretrainedConfig
 
 GROUP_TOKENS = 4096  # that run at once
+
+
+class TeacherStates(NamedTuple):
+    """How a teacher sees a padded batch.
+
+    Attributes:
+        layers: states of the tokens: what enters its first layer, then what leaves each, of
+            (batch, seqlen, width of its states); of a model that shows its last alone, that one.
+        vectors: at unit length, float32 (batch, width).
+    """
+
+    layers: tuple[Tensor, ...]
+    vectors: Tensor
 
 
 class Teacher:
@@ -73,9 +87,12 @@ class Teacher:
             raise TrainingError(f"{directory} holds no teacher: {reason}") from None
         self.shares_tokens = vocabulary == tokenizer.vocabulary
         self._device = device
+        config = _transformer_config(self._model)
+        if self.shares_tokens and config is not None:
+            config.output_hidden_states = True
 
     @torch.no_grad()
-    def states(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def states(self, ids: Tensor, lengths: Tensor) -> TeacherStates:
         """Its view of a padded batch of ids that it shares with the student.
 
         Args:
@@ -83,8 +100,7 @@ class Teacher:
             lengths: int64 (batch,).
 
         Returns:
-            tokens float32 (batch, seqlen, width of its states), and vectors at unit
-            length, float32 (batch, width), on its device.
+            States and vectors, on its device.
 
         Raises:
             TrainingError: a text is longer than it can read.
@@ -99,7 +115,7 @@ class Teacher:
         with torch.autocast(ids.device.type, torch.bfloat16):
             out = self._model({"input_ids": ids, "attention_mask": mask.long()})
         vectors = F.normalize(out["sentence_embedding"].float(), dim=-1)
-        return out["token_embeddings"].float(), vectors
+        return TeacherStates(out.get("all_layer_embeddings") or (out["token_embeddings"],), vectors)
 
     @torch.no_grad()
     def vectors(self, texts: Sequence[Text]) -> Tensor:
@@ -114,14 +130,18 @@ class Teacher:
         result = torch.empty(len(texts), self.width, device=self._device)
         for rows, batch in length_groups([text.ids for text in texts], GROUP_TOKENS):
             ids, lengths = torch.from_numpy(batch.ids), torch.from_numpy(batch.lengths)
-            result[torch.from_numpy(rows)] = self.states(ids, lengths)[1]
+            result[torch.from_numpy(rows)] = self.states(ids, lengths).vectors
         return result
+
+
+def _transformer_config(model: SentenceTransformer) -> PretrainedConfig | None:
+    """The config of the transformer inside a model, if that is one."""
+    return getattr(getattr(model[0], "auto_model", None), "config", None)
 
 
 def _positions(model: SentenceTransformer) -> float:
     """Most tokens that a model can read; infinite if its config does not limit them."""
-    config = getattr(getattr(model[0], "auto_model", None), "config", None)
-    return getattr(config, "max_position_embeddings", None) or math.inf
+    return getattr(_transformer_config(model), "max_position_embeddings", None) or math.inf
 
 
 def default_teacher_dir() -> Path:

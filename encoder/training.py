@@ -277,8 +277,12 @@ class Trainer:
         sample = [text for columns in batches for text in columns[-1]]
         teacher, config = self.objective.teacher, self.recipe.config
         space = seeding.survey(teacher, sample, config.vocab_size)
-        table = seeding.vocabulary_vectors(teacher, self.tokenizer)
-        seeding.seed(self.model, table, space)
+        if self.recipe.table == "inputs" and teacher.shares_tokens:
+            table = seeding.vocabulary_inputs(teacher, self.tokenizer)
+            seeding.seed_inputs(self.model, table, space)
+        else:
+            table = seeding.vocabulary_vectors(teacher, self.tokenizer)
+            seeding.seed_outputs(self.model, table, space)
         self.objective.align(space.rotation)
 
     def _load(self, start: checkpoint.Checkpoint) -> None:

@@ -36,6 +36,16 @@ def test_cosine_distance_is_of_directions() -> None:
     assert float(losses.cosine_distances(a, -a).mean()) == pytest.approx(2, abs=1e-6)
 
 
+def test_relative_distance_is_of_the_variance() -> None:
+    a = torch.randn(64, 16, generator=torch.Generator().manual_seed(0)) + 5
+    assert float(losses.relative_distances(a, a).max()) == 0
+    mean = a.mean(0).expand_as(a)
+    assert float(losses.relative_distances(mean, a).mean()) == pytest.approx(1, abs=1e-5)
+    scaled = losses.relative_distances(3 * mean + 1, 3 * a + 1)
+    torch.testing.assert_close(scaled, losses.relative_distances(mean, a), rtol=1e-4, atol=0)
+    assert torch.isfinite(losses.relative_distances(a[:1] + 1, a[:1])).all()  # no variance
+
+
 def test_relational_vanishes_where_neighbourhoods_agree() -> None:
     teacher = unit(6, 16)
     turned = teacher @ torch.linalg.qr(unit(16, 16, seed=1)).Q  # a rotation keeps neighbours

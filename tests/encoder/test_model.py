@@ -145,6 +145,18 @@ def test_what_a_token_learns_of_its_future(directed: EncoderConfig, tensors: Ten
     assert (difference > 1e-4) == (directed.direction == "alternating")
 
 
+def test_hidden_states_are_what_the_last_block_leaves(
+    directed: EncoderConfig, tensors: Tensors
+) -> None:
+    model = make_model(directed, tensors)
+    ids, lengths = torch.arange(12)[None] + 5, torch.tensor([12])
+    states = model.states(ids, lengths, 2)
+    assert len(states) == directed.n_layers
+    assert all(state.shape == (1, 12, directed.d_model) for state in states)
+    assert not torch.equal(states[0], states[-1])
+    torch.testing.assert_close(model.final_norm(states[-1]), model.hidden(ids, lengths, 2))
+
+
 def test_each_block_starts_as_the_identity(directed: EncoderConfig) -> None:
     model = MatMambaEncoder(directed)
     ids, lengths = torch.arange(9)[None], torch.tensor([9])

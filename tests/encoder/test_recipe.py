@@ -26,7 +26,8 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
 
 
 def test_a_stage_needs_the_teacher_unless_all_its_losses_are_off() -> None:
-    off = {"token": 0.0, "pooled": 0.0, "squared": 0.0, "bands": 0.0, "relational": 0.0}
+    names = ("token", "layers", "pooled", "squared", "bands", "relational")
+    off = dict.fromkeys(names, 0.0)
     assert not Stage(1, 1, **off).needs_teacher  # type: ignore[arg-type]
     for name in off:
         assert Stage(1, 1, **(off | {name: 0.1})).needs_teacher  # type: ignore[arg-type]
@@ -78,6 +79,7 @@ STAGE = {"steps": 3, "batch_tokens": 64}
         {"stages": [STAGE | {"optimizer": "sgd"}]},
         {"stages": [STAGE], "average": 1.0},
         {"stages": [STAGE], "precision": "float8"},
+        {"stages": [STAGE], "table": "middles"},
         {"stages": [STAGE | {"learning_rate": None}]},
         {"stages": [STAGE | {"learning_rate": float("nan")}]},
         {"stages": [STAGE], "checkpoint_steps": 0},

@@ -16,22 +16,29 @@ from adaptive_search.encoder import seeding  # noqa: E402
 from adaptive_search.encoder.config import EncoderConfig  # noqa: E402
 from adaptive_search.encoder.data import Text, pad  # noqa: E402
 from adaptive_search.encoder.model import MatMambaEncoder  # noqa: E402
+from adaptive_search.encoder.teacher import TeacherStates  # noqa: E402
 from adaptive_search.encoder.tokenizer import Tokenizer  # noqa: E402
+from adaptive_search.errors import TrainingError  # noqa: E402
 
 WIDTH, VOCAB = 32, 60
 
 
 class Bag:
-    """A teacher whose vector of a text is the mean of its tokens' vectors."""
+    """A teacher whose vector of a text is the mean of what enters its layers for the tokens."""
 
     def __init__(self, vocab: int = VOCAB, width: int = WIDTH) -> None:
         generator = torch.Generator().manual_seed(4)
         # Directions of unequal importance, so that the leading ones are well defined.
+        self.width = width
         self.table = torch.randn(vocab, width, generator=generator) * 0.9 ** torch.arange(width)
 
     def vectors(self, texts: Sequence[Text]) -> Tensor:
         pooled = torch.stack([self.table[text.ids].sum(0) for text in texts])
         return torch.nn.functional.normalize(pooled, dim=-1)
+
+    def states(self, ids: Tensor, lengths: Tensor) -> TeacherStates:
+        assert bool((lengths == ids.shape[1]).all())
+        return TeacherStates((self.table[ids], torch.zeros(*ids.shape, self.width)), self.table)
 
 
 @pytest.fixture
@@ -72,12 +79,41 @@ def test_each_vocabulary_entry_is_framed_alone(tokenizer: Tokenizer) -> None:
     torch.testing.assert_close(vectors[entry], bag.vectors([Text("ing", framed)])[0])
 
 
+def test_what_enters_the_layers_for_each_entry(tokenizer: Tokenizer) -> None:
+    bag = Bag(tokenizer.vocab_size)
+    table = seeding.vocabulary_inputs(bag, tokenizer)  # type: ignore[arg-type]
+    torch.testing.assert_close(table, bag.table)
+    bag.width = 7  # of its vectors
+    with pytest.raises(TrainingError, match=r'32 dims and its vectors have 7.*"outputs"'):
+        seeding.vocabulary_inputs(bag, tokenizer)  # type: ignore[arg-type]
+
+
+def test_a_model_seeded_by_inputs_begins_where_its_teacher_does(
+    config: EncoderConfig, space: seeding.TeacherSpace, sample: list[Text]
+) -> None:
+    bag = Bag()
+    model = MatMambaEncoder(dataclasses.replace(config, vocab_size=VOCAB))
+    seeding.seed_inputs(model, bag.table, space)
+    turned = bag.table @ space.rotation
+    torch.testing.assert_close(model.embedding.weight.detach(), turned)
+    batch = pad([text.ids for text in sample])
+    ids, lengths = torch.from_numpy(batch.ids), torch.from_numpy(batch.lengths)
+    with torch.no_grad():
+        torch.testing.assert_close(model.states(ids, lengths)[-1], turned[ids])
+        pooled = model.pool(model.hidden(ids, lengths), lengths)
+        mean = model.final_norm(turned)[sample[0].ids].mean(0)
+        torch.testing.assert_close(pooled[0], mean.expand_as(pooled[0]))
+        vector = model.project(pooled)[0, :8]  # the leading directions, in order
+    cosine = torch.nn.functional.cosine_similarity(vector, mean[:8], dim=0)
+    assert float(cosine) == pytest.approx(1, abs=1e-5)
+
+
 def make_seeded(
     config: EncoderConfig, space: seeding.TeacherSpace, dims: tuple[int, ...]
 ) -> MatMambaEncoder:
     sizes = dataclasses.replace(config, vocab_size=VOCAB, dims=dims)
     model = MatMambaEncoder(sizes)
-    seeding.seed(model, Bag().table.clone(), space)
+    seeding.seed_outputs(model, Bag().table.clone(), space)
     return model
 
 
@@ -123,7 +159,7 @@ def test_a_teacher_of_another_width_seeds_its_leading_directions(
     bag = Bag(width=width)
     space = seeding.survey(bag, sample, VOCAB)  # type: ignore[arg-type]
     model = MatMambaEncoder(dataclasses.replace(config, vocab_size=VOCAB, dims=(8, 16, 32)))
-    seeding.seed(model, bag.table.clone(), space)
+    seeding.seed_outputs(model, bag.table.clone(), space)
     kept = min(width, config.d_model - 1)  # the last one is for frequency
     cosine = torch.nn.functional.cosine_similarity(
         model.embedding.weight[:, :kept], (bag.table @ space.rotation)[:, :kept], dim=-1

@@ -43,14 +43,29 @@ def test_vectors_do_not_see_padding(tiny_teacher_dir: Path, tokenizer: Tokenizer
     teacher = Teacher(tiny_teacher_dir, tokenizer)
     assert teacher.shares_tokens and teacher.width == 16
     ids, lengths = torch.tensor([[2, 9, 3, 0, 0], [2, 7, 8, 9, 3]]), torch.tensor([3, 5])
-    tokens, vectors = teacher.states(ids, lengths)
+    layers, vectors = teacher.states(ids, lengths)
+    tokens = layers[-1]
     assert tokens.shape == (2, 5, 16) and vectors.shape == (2, 16)
     assert tokens.dtype == vectors.dtype == torch.float32 and not vectors.requires_grad
     torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(2))
     mean = torch.nn.functional.normalize(tokens[0, :3].mean(0), dim=-1)
     assert float(vectors[0] @ mean) > 0.999  # bfloat16
-    alone = teacher.states(ids[:1, :3], lengths[:1])[1][0]
+    alone = teacher.states(ids[:1, :3], lengths[:1]).vectors[0]
     assert float(alone @ vectors[0]) > 0.999
+
+
+def test_states_are_those_before_and_after_each_layer(
+    tiny_teacher_dir: Path, tokenizer: Tokenizer
+) -> None:
+    ids, lengths = torch.tensor([[2, 9, 3]]), torch.tensor([3])
+    layers = Teacher(tiny_teacher_dir, tokenizer).states(ids, lengths).layers
+    bert = transformers.AutoModel.from_pretrained(tiny_teacher_dir).eval()
+    with torch.no_grad():
+        want = (bert.embeddings(ids), bert(ids).last_hidden_state)
+    assert len(layers) == len(want)
+    for got, state in zip(layers, want, strict=True):
+        assert not got.requires_grad
+        torch.testing.assert_close(got.float(), state, rtol=0.02, atol=0.03)  # bfloat16
 
 
 def test_vectors_are_those_of_sentence_transformers(
@@ -83,7 +98,8 @@ def test_its_own_pooling_is_kept(
     SentenceTransformer(modules=[transformer, pooling], device="cpu").save(str(tmp_path / "cls"))
     teacher = Teacher(tmp_path / "cls", tokenizer)
     ids, lengths = torch.tensor([[2, 9, 3]]), torch.tensor([3])
-    tokens, vectors = teacher.states(ids, lengths)
+    layers, vectors = teacher.states(ids, lengths)
+    tokens = layers[-1]
     first = torch.nn.functional.normalize(tokens[0, 0], dim=-1)
     assert float(vectors[0] @ first) > 0.999
 

@@ -25,6 +25,7 @@ from adaptive_search.encoder.data import Text  # noqa: E402
 from adaptive_search.encoder.encoder import Encoder  # noqa: E402
 from adaptive_search.encoder.optimizers import schedule  # noqa: E402
 from adaptive_search.encoder.recipe import Recipe, Stage  # noqa: E402
+from adaptive_search.encoder.teacher import TeacherStates  # noqa: E402
 from adaptive_search.encoder.tokenizer import Tokenizer  # noqa: E402
 from adaptive_search.encoder.training import Progress, Trainer  # noqa: E402
 from adaptive_search.errors import TrainingError, WeightsError  # noqa: E402
@@ -44,12 +45,12 @@ class FakeTeacher:
         generator = torch.Generator().manual_seed(9)
         self._table = torch.randn(tokenizer.vocab_size, self.width, generator=generator)
 
-    def states(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def states(self, ids: Tensor, lengths: Tensor) -> TeacherStates:
         mask = (torch.arange(ids.shape[1]) < lengths.unsqueeze(1)).unsqueeze(-1)
         tokens = self._table[ids]
         mean = (tokens * mask).sum(1) / lengths.unsqueeze(1)
-        tokens = tokens + mean.unsqueeze(1)
-        return tokens, torch.nn.functional.normalize(mean, dim=-1)
+        layers = (tokens, tokens + mean.unsqueeze(1))
+        return TeacherStates(layers, torch.nn.functional.normalize(mean, dim=-1))
 
     def vectors(self, texts: Sequence[Text]) -> Tensor:
         means = torch.stack([self._table[text.ids].mean(0) for text in texts])
@@ -147,6 +148,35 @@ def test_steps_report_what_they_did(make_trainer: MakeTrainer, recipe: Recipe) -
     assert steps[0].losses.keys() == texts
     assert steps[1].losses.keys() == texts | {"contrastive"}  # every other step sees pairs
     assert steps[-1].losses.keys() == texts | {"contrastive", "granularity"}
+
+
+@pytest.mark.parametrize("table", ["inputs", "outputs"])
+def test_states_between_layers_are_drawn_to_the_teachers(
+    make_trainer: MakeTrainer, recipe: Recipe, table: str
+) -> None:
+    stage = Stage(30, 256, max_tokens=24, learning_rate=3e-3, warmup_steps=2, token=0, layers=1.0)
+    steps = run(make_trainer(dataclasses.replace(recipe, stages=(stage,), table=table)))
+    layers = [p.losses["layers"] for p in steps]
+    assert np.mean(layers[-5:]) < 0.7 * np.mean(layers[:5])
+
+
+def test_the_table_begins_as_the_recipe_says(
+    make_trainer: MakeTrainer, recipe: Recipe, folder: Path
+) -> None:
+    def first_table(run: str, **other: Any) -> Tensor:
+        table = make_trainer(dataclasses.replace(recipe, table=run), run, **other).model.embedding
+        return table.weight.detach()
+
+    inputs, outputs = first_table("inputs"), first_table("outputs")
+    assert not torch.allclose(inputs, outputs, atol=0.1)
+    # A teacher with other tokens has vectors of the vocabulary and nothing before them.
+    foreign = make_trainer(recipe, "foreign", teacher=folder / "foreign")
+    torch.testing.assert_close(
+        foreign.model.embedding.weight.detach().square().mean(1)[9],
+        torch.tensor(1.0),
+        rtol=0.2,
+        atol=0,
+    )
 
 
 def test_exported_weights_encode(make_trainer: MakeTrainer, recipe: Recipe) -> None:
