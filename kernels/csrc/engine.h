@@ -114,6 +114,8 @@ class Engine {
                             Carrier &carrier, Workspace &work) const;
     void encode_causal(const Batch &batch, int threads, float *out, Profile *profile) const;
     void encode_alternating(const Batch &batch, int threads, float *out, Profile *profile) const;
+    void encode_long(const Batch &batch, std::size_t text, int threads, float *out,
+                     Profile *profile) const;
     void encode_unit(const Batch &batch, std::size_t first, std::size_t last, Workspace &work,
                      float *out) const;
 

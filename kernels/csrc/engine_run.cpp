@@ -18,7 +18,8 @@
 namespace adaptive_search {
 namespace {
 
-// Tokens of the texts that go through the layers together where layers alternate in direction.
+// Tokens of the texts that go through the layers together where layers alternate in direction; a
+// longer text goes by itself.
 constexpr std::size_t kUnit = 5 * kTile;
 
 // Texts read in part that a tile of ends may hold; each holds a state of a megabyte until then.
@@ -71,10 +72,15 @@ std::vector<Tile> cut_texts(const Batch &batch) {
 // Consecutive texts [first, last) that go through the layers together.
 using Unit = std::pair<std::size_t, std::size_t>;
 
+// All texts but those of more than kUnit tokens.
 std::vector<Unit> group_texts(const Batch &batch) {
     std::vector<Unit> units;
     std::size_t tokens = kUnit + 1;
     for (std::size_t i = 0; i < batch.texts; ++i) {
+        if (length_of(batch, i) > kUnit) {
+            tokens = kUnit + 1;
+            continue;
+        }
         tokens += length_of(batch, i);
         if (tokens > kUnit) {
             units.emplace_back(i, i);
@@ -198,6 +204,25 @@ class Shared : public Carrier {
     std::size_t pooling_;  // the layer number of the pooling
 };
 
+// Runs task(i) for every i < count on up to `threads` threads, for texts whose states they share.
+template <class Task>
+void run_shared(std::size_t count, int threads, OpenTexts &texts, const Task &task) {
+    std::mutex mutex;
+    std::exception_ptr failure;  // an exception must not leave a thread
+    run_tasks(count, static_cast<std::size_t>(threads), [&](std::size_t i, std::size_t) {
+        const FlushDenormals guard;
+        try {
+            task(i);
+        } catch (const Abandoned &) {
+        } catch (...) {
+            texts.fail();
+            const std::lock_guard<std::mutex> lock(mutex);
+            failure = std::current_exception();
+        }
+    });
+    if (failure) std::rethrow_exception(failure);
+}
+
 }  // namespace
 
 void Engine::encode(const Batch &batch, int threads, float *out, Profile *profile) const {
@@ -212,10 +237,7 @@ void Engine::encode_causal(const Batch &batch, int threads, float *out, Profile 
     const std::vector<Tile> tiles = cut_texts(batch);
     const std::size_t d = config_.d_model, width = dim(batch.bands);
     OpenTexts texts(batch.texts, memory_->texts);
-    std::mutex mutex;
-    std::exception_ptr failure;  // an exception must not leave a thread
-    const auto read = [&](std::size_t i) {
-        const FlushDenormals guard;
+    run_shared(tiles.size(), threads, texts, [&](std::size_t i) {
         std::unique_ptr<Workspace> work = take_workspace(profile);
         float *rows = work->residual.data();
         for (const Piece &piece : tiles[i].pieces) {
@@ -229,18 +251,7 @@ void Engine::encode_causal(const Batch &batch, int threads, float *out, Profile 
         finish_tile(tiles[i], work->residual.data(), batch.bands, carrier, *work);
         put_vectors(tiles[i], work->vectors.data(), width, out);
         give_workspace(std::move(work));
-    };
-    run_tasks(tiles.size(), static_cast<std::size_t>(threads), [&](std::size_t i, std::size_t) {
-        try {
-            read(i);
-        } catch (const Abandoned &) {
-        } catch (...) {
-            texts.fail();
-            const std::lock_guard<std::mutex> lock(mutex);
-            failure = std::current_exception();
-        }
     });
-    if (failure) std::rethrow_exception(failure);
 }
 
 // Texts go through one layer after the other as a whole, because every second layer reads them
@@ -276,8 +287,48 @@ void Engine::encode_unit(const Batch &batch, std::size_t first, std::size_t last
     }
 }
 
+// A text of many tiles goes through one layer after the other too; in each, threads take the tiles
+// in order, and a tile waits for the scan of the tile before it.
+void Engine::encode_long(const Batch &batch, std::size_t text, int threads, float *out,
+                         Profile *profile) const {
+    const std::size_t d = config_.d_model, width = dim(batch.bands);
+    const std::size_t rows = length_of(batch, text);
+    const std::int32_t *ids = batch.ids + batch.offsets[text];
+    const std::vector<Tile> tiles = cut_in_order(batch, text, text + 1, false);
+    Buffer residual(rows * d);
+    OpenTexts texts(batch.texts, memory_->texts);
+    texts.open(text);
+    for (std::size_t i = 0; i < blocks_.size(); ++i) {
+        const auto heads = static_cast<std::size_t>(batch.heads[i]);
+        const bool reversed = i % 2 == 1;
+        const auto step = static_cast<std::ptrdiff_t>(d) * (reversed ? -1 : 1);
+        run_shared(tiles.size(), threads, texts, [&](std::size_t j) {
+            std::unique_ptr<Workspace> work = take_workspace(profile);
+            const std::size_t n = tiles[j].rows, start = tiles[j].pieces.front().start;
+            float *top = residual.data() + (reversed ? rows - start - n : start) * d;
+            if (i == 0) embed(ids + start, n, top);
+            work->end(Stage::embedding);
+            Shared carrier(texts, *work, config_.n_layers);
+            mix(i, reversed ? top + (n - 1) * d : top, step, tiles[j], heads, carrier, *work);
+            transform(blocks_[i], top, n, heads, *work);
+            give_workspace(std::move(work));
+        });
+    }
+    run_shared(tiles.size(), threads, texts, [&](std::size_t j) {
+        std::unique_ptr<Workspace> work = take_workspace(profile);
+        Shared carrier(texts, *work, config_.n_layers);
+        const float *top = residual.data() + tiles[j].pieces.front().start * d;
+        finish_tile(tiles[j], top, batch.bands, carrier, *work);
+        put_vectors(tiles[j], work->vectors.data(), width, out);
+        give_workspace(std::move(work));
+    });
+}
+
 void Engine::encode_alternating(const Batch &batch, int threads, float *out,
                                 Profile *profile) const {
+    for (std::size_t i = 0; i < batch.texts; ++i) {
+        if (length_of(batch, i) > kUnit) encode_long(batch, i, threads, out, profile);
+    }
     const std::vector<Unit> units = group_texts(batch);
     std::mutex mutex;
     std::exception_ptr failure;
@@ -286,7 +337,6 @@ void Engine::encode_alternating(const Batch &batch, int threads, float *out,
         try {
             std::unique_ptr<Workspace> work = take_workspace(profile);
             encode_unit(batch, units[i].first, units[i].second, *work, out);
-            work->residual = Buffer(kTile * config_.d_model);  // that of a long text is large
             give_workspace(std::move(work));
         } catch (...) {
             const std::lock_guard<std::mutex> lock(mutex);

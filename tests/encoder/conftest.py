@@ -28,6 +28,7 @@ TEXTS = [
 def config(tokenizer: Tokenizer) -> EncoderConfig:
     return EncoderConfig(
         vocab_size=tokenizer.vocab_size,
+        direction="causal",  # which can also stream
         d_model=32,
         n_layers=2,
         d_state=8,
