@@ -211,7 +211,11 @@ class Encoder:
         from adaptive_search.kernels.native import Stream
 
         if not isinstance(self._engine, NativeEngine) or self.config.direction != "causal":
-            raise BackendUnavailable("streaming needs a causal model on the CPU")
+            raise BackendUnavailable(
+                "streaming needs a causal model on the CPU, and this one is "
+                f"{self.config.direction}, on {self.device}; encode the whole text, or train with "
+                '"direction": "causal" in the config of the recipe'
+            )
         return Stream(self._engine, np.array(self.config.heads(granularity), dtype=np.int32))
 
     def truncate(self, vectors: Vectors, dim: int) -> Vectors:
