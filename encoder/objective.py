@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,21 @@ from adaptive_search.encoder.teacher import Teacher
 from adaptive_search.encoder.tokenizer import Ids
 
 Rows = NDArray[np.int64]
+_Sliced = TypeVar("_Sliced", Ids, Tensor)
+
+
+@dataclass(frozen=True)
+class _Taught:
+    """What the teacher says of texts.
+
+    Attributes:
+        vectors: float32 (texts, width).
+        layers: of each text the states of its tokens, (tokens, width), in each layer; none of a
+            teacher with tokens of its own.
+    """
+
+    vectors: Tensor
+    layers: Sequence[Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -31,7 +47,7 @@ class _Batch:
         seed: of the dropout.
         ids: token ids of each text.
         queries: how many texts, the first, are queries of those that follow.
-        targets: the teacher's vectors where it must not see the ids, float32 (texts, width).
+        taught: what the teacher says where it does not see these ids; None where it does.
         groups: positions in `ids`, and those texts, padded.
     """
 
@@ -40,7 +56,7 @@ class _Batch:
     seed: Sequence[int]
     ids: Sequence[Ids]
     queries: int
-    targets: Tensor | None
+    taught: _Taught | None
     groups: Sequence[tuple[Rows, TokenBatch]]
 
 
@@ -166,14 +182,14 @@ class Objective(nn.Module):
         self, stage: Stage, step: int, columns: Sequence[Sequence[Text]], seed: Sequence[int]
     ) -> _Batch:
         texts = [text for column in columns for text in column]
-        ids, targets = [text.ids for text in texts], None
+        ids, taught = [text.ids for text in texts], None
         queries = len(columns[0]) if len(columns) == 2 else 0
         if not queries and stage.joins_texts(step):
-            ids, targets = self._joined(texts, stage.long_tokens)
+            ids, taught = self._joined(texts, stage.long_tokens)
         elif stage.needs_teacher and not self.teacher.shares_tokens:
-            targets = self.teacher.vectors(texts)
+            taught = self._teach(texts)
         groups = list(length_groups(ids, self._group_tokens))
-        return _Batch(stage, step, seed, ids, queries, targets, groups)
+        return _Batch(stage, step, seed, ids, queries, taught, groups)
 
     def _view(self, batch: _Batch, number: int) -> _View:
         stage, step = batch.stage, batch.step
@@ -183,11 +199,15 @@ class Objective(nn.Module):
             sequence = np.random.SeedSequence([*batch.seed, number])
             torch.manual_seed(int(sequence.generate_state(1)[0]))  # a cached group runs twice alike
         token = layers = narrow = torch.zeros((), device=ids.device)
-        taught: Sequence[Tensor] = ()
-        if batch.targets is not None:
-            pooled = batch.targets[rows]
+        real = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)
+        taught: list[Tensor] = []  # states of all real tokens, layer by layer
+        if batch.taught is not None:
+            pooled = batch.taught.vectors[rows]
+            each = [batch.taught.layers[row] for row in rows]
+            taught = [torch.cat(parts) for parts in zip(*each, strict=True)]
         elif stage.needs_teacher:
-            taught, pooled = self.teacher.states(ids, lengths)
+            layered, pooled = self.teacher.states(ids, lengths)
+            taught = [layer[real] for layer in layered]
         with self._autocast():
             if stage.static:
                 states = [self.model.embedding(ids)]
@@ -195,12 +215,11 @@ class Objective(nn.Module):
                 states = self.model.states(ids, lengths)
             hidden = self.model.final_norm(states[-1])
             vectors = self.model.embed(hidden, lengths)
-            real = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)
             if stage.token and taught:
                 mapped = self.maps["token"](hidden[real])
-                token = losses.cosine_distances(mapped.float(), taught[-1][real].float()).sum()
+                token = losses.cosine_distances(mapped.float(), taught[-1].float()).sum()
             if stage.layers and taught and not stage.static:
-                layers = self._layer_distance(states, taught, real)
+                layers = self._layer_distance([state[real] for state in states], taught)
             if stage.granularity and not stage.static and (step + number) % 2:
                 narrow = self._narrow_distance(step, ids, lengths, vectors.detach())
         if not stage.needs_teacher:
@@ -211,14 +230,17 @@ class Objective(nn.Module):
     def _layer_maps(self) -> Iterator[nn.Linear]:
         return (part for part in self.maps["layers"].modules() if isinstance(part, nn.Linear))
 
-    def _layer_distance(
-        self, states: Sequence[Tensor], taught: Sequence[Tensor], real: Tensor
-    ) -> Tensor:
-        """Distance of the student's states from the teacher's as far up, sum over tokens."""
+    def _layer_distance(self, states: Sequence[Tensor], taught: Sequence[Tensor]) -> Tensor:
+        """Distance of the student's states from the teacher's as far up, sum over tokens.
+
+        Args:
+            states: what leaves each block, (tokens, d_model).
+            taught: what enters the teacher's first layer, and what leaves each, (tokens, width).
+        """
         distances = []
         for number, layer in zip(self._matched, self._layer_maps(), strict=True):
-            teacher = taught[round(number * (len(taught) - 1) / len(states))][real].float()
-            student = layer(states[number - 1][real]).float()
+            teacher = taught[round(number * (len(taught) - 1) / len(states))].float()
+            student = layer(states[number - 1]).float()
             distances.append(losses.relative_distances(student, teacher))
         return torch.stack(distances).mean(0).sum()
 
@@ -287,15 +309,39 @@ class Objective(nn.Module):
 
     # -- helpers -----------------------------------------------------------
 
-    def _joined(self, texts: Sequence[Text], tokens: int) -> tuple[list[Ids], Tensor]:
-        """Long texts, and the teacher's vectors of their parts averaged by length."""
+    def _teach(self, texts: Sequence[Text]) -> _Taught:
+        """What the teacher says of texts."""
+        if not self.teacher.shares_tokens:
+            return _Taught(self.teacher.vectors(texts), [()] * len(texts))
+        vectors = torch.empty(len(texts), self.teacher.width, device=self.rotation.device)
+        layers: list[Sequence[Tensor]] = [()] * len(texts)
+        for rows, group in length_groups([text.ids for text in texts], self._group_tokens):
+            states = self.teacher.states(*self._to_device(group))
+            vectors[rows] = states.vectors
+            for place, (row, length) in enumerate(zip(rows, group.lengths, strict=True)):
+                layers[row] = [layer[place, :length] for layer in states.layers]
+        return _Taught(vectors, layers)
+
+    def _joined(self, texts: Sequence[Text], tokens: int) -> tuple[list[Ids], _Taught]:
+        """Long texts, and what the teacher says of their parts.
+
+        Vectors are averaged by length. The states of the tokens stay those of each part alone, so
+        that what a token means does not depend on how long its text is.
+        """
         runs = join([len(text.ids) for text in texts], tokens)
-        vectors = self.teacher.vectors(texts)
-        vectors *= vectors.new_tensor([len(text.ids) for text in texts]).unsqueeze(1)
-        targets = torch.stack([vectors[run].sum(0) for run in runs])
-        first, last = texts[0].ids[:1], texts[0].ids[-1:]
-        ids = [np.concatenate([first, *(texts[i].ids[1:-1] for i in run), last]) for run in runs]
-        return ids, F.normalize(targets, dim=-1)
+        parts = self._teach(texts)
+        lengths = parts.vectors.new_tensor([len(text.ids) for text in texts])
+        weighted = parts.vectors * lengths.unsqueeze(1)
+        vectors = F.normalize(torch.stack([weighted[run].sum(0) for run in runs]), dim=-1)
+        ids = [np.concatenate(_in_one_frame([texts[i].ids for i in run])) for run in runs]
+        layers = [
+            [
+                torch.cat(_in_one_frame(layer))
+                for layer in zip(*(parts.layers[i] for i in run), strict=True)
+            ]
+            for run in runs
+        ]
+        return ids, _Taught(vectors, layers)
 
     def _set_dropout(self, share: float) -> None:
         for module in self.model.modules():
@@ -309,6 +355,11 @@ class Objective(nn.Module):
     def _autocast(self) -> torch.autocast:
         enabled = self._precision != torch.float32
         return torch.autocast(self.rotation.device.type, torch.bfloat16, enabled=enabled)
+
+
+def _in_one_frame(parts: Sequence[_Sliced]) -> list[_Sliced]:
+    """Framed texts without the frames between them."""
+    return [parts[0][:1], *(part[1:-1] for part in parts), parts[-1][-1:]]
 
 
 def _in_order(views: Sequence[_View]) -> tuple[Tensor, Tensor]:

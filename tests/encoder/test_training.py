@@ -474,19 +474,31 @@ def test_long_texts_are_drawn_to_the_mean_of_their_parts(
 ) -> None:
     trainer = make_trainer(recipe)
     texts = next(trainer._stream(recipe.stages[1], "texts"))[0]
-    ids, targets = trainer.objective._joined(texts, 60)
+    ids, taught = trainer.objective._joined(texts, 60)
     assert sum(len(i) - 2 for i in ids) == sum(len(t.ids) - 2 for t in texts)
-    assert len(ids) == len(targets) < len(texts)
-    first = [t for t in texts[: len(texts)]]
-    part = trainer.objective.teacher.vectors(first)
-    lengths = torch.tensor([float(len(t.ids)) for t in first])
+    assert len(ids) == len(taught.vectors) == len(taught.layers) < len(texts)
+    teacher = trainer.objective.teacher
+    part = teacher.vectors(texts)
+    lengths = torch.tensor([float(len(t.ids)) for t in texts])
     count = next(
         n
         for n in range(1, len(texts) + 1)
         if len(ids[0]) - 2 == sum(len(t.ids) - 2 for t in texts[:n])
     )
     mean = (part[:count] * lengths[:count, None]).sum(0)
-    torch.testing.assert_close(targets[0], mean / mean.norm())
+    torch.testing.assert_close(taught.vectors[0], mean / mean.norm())
+    # A token's state is that in its own part, whatever stands before and after it.
+    for number, layer in enumerate(taught.layers[0]):
+        assert len(layer) == len(ids[0])
+        start = 1
+        for text in texts[:count]:
+            one, length = torch.from_numpy(text.ids[None]).long(), torch.tensor([len(text.ids)])
+            inner = teacher.states(one, length).layers[number][0, 1:-1]
+            torch.testing.assert_close(layer[start : start + len(inner)], inner)
+            start += len(inner)
+    joined = dataclasses.replace(recipe.stages[1], layers=1.0, long_share=1.0, long_tokens=60)
+    found = trainer.objective.backward(joined, 0, (texts,), (0, 0, 0, 0))
+    assert math.isfinite(found["layers"]) and found["layers"] > 0 and found["token"] > 0
 
 
 def test_a_curriculum_takes_in_one_dimension_after_another(
