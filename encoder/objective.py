@@ -359,7 +359,8 @@ class Objective(nn.Module):
 
 def _in_one_frame(parts: Sequence[_Sliced]) -> list[_Sliced]:
     """Framed texts without the frames between them."""
-    return [parts[0][:1], *(part[1:-1] for part in parts), parts[-1][-1:]]
+    inner: list[_Sliced] = [part[1:-1] for part in parts]
+    return [parts[0][:1]] + inner + [parts[-1][-1:]]
 
 
 def _in_order(views: Sequence[_View]) -> tuple[Tensor, Tensor]:
