@@ -17,7 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from adaptive_search import AdaptiveIndex, Encoder
+from adaptive_search.encoder.granularity import Granularity, parse_granularity
 from adaptive_search.kernels import native
 
 INTERVAL = 0.02  # seconds between two samples
@@ -68,6 +71,27 @@ def peaks(samples: list[tuple[float, dict[str, float]]]) -> list[dict[str, float
     return rows
 
 
+def encoder_share(corpus: Path, granularity: Granularity, threads: int) -> float:
+    """Share of the wall time of an index run, in this process, that is spent in the encoder."""
+    encoder = Encoder.load(threads=threads)
+    encode_ids, seconds = encoder.encode_ids, 0.0
+
+    def timed(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        nonlocal seconds
+        start = time.perf_counter()
+        found = encode_ids(*arguments, **options)
+        seconds += time.perf_counter() - start
+        return found
+
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(encoder, "encode_ids", timed):
+        index = AdaptiveIndex.create(
+            Path(folder) / "index", encoder=encoder, granularity=granularity, threads=threads
+        )
+        begin = time.perf_counter()
+        index.add(corpus)
+        return seconds / (time.perf_counter() - begin)
+
+
 def main() -> None:
     """Run, print, write."""
     parser = argparse.ArgumentParser(
@@ -77,6 +101,7 @@ def main() -> None:
     parser.add_argument("--include", action="append", default=[], help="gitignore pattern")
     parser.add_argument("--granularity", default="1", choices=["1", "1/2", "1/4", "1/8"])
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--encoder-share", action="store_true", help="by a second run")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -101,6 +126,9 @@ def main() -> None:
         "memory": peaks(samples),
         "peak_resident_mb": round(max(found["resident_mb"] for _, found in samples), 1),
     }
+    if asked.encoder_share:
+        granularity = parse_granularity(asked.granularity)
+        report["encoder_share"] = round(encoder_share(asked.corpus, granularity, asked.threads), 3)
     text = json.dumps(report, indent=1)
     print(text)
     if asked.json:

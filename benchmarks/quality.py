@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from adaptive_search import Encoder
+from adaptive_search.encoder.encoder import DEFAULT_PRECISION
 from adaptive_search.encoder.granularity import Granularity, parse_granularity
 from adaptive_search.evaluation_sets import RetrievalSet, find_pairs, find_sets
 from adaptive_search.kernels import native
@@ -94,12 +95,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--document-tokens", type=int, help="also one vector a document")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=native.PRECISIONS, default=DEFAULT_PRECISION)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--cache", type=Path, help="folder that keeps indexes and peers' figures")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--measurements", type=Path, help="for select_optimal_dimension")
-    return parser.parse_args()
+    asked = parser.parse_args()
+    if asked.cache and asked.precision != DEFAULT_PRECISION:
+        parser.error("--cache keeps vectors of the default precision; leave it out for another")
+    return asked
 
 
 def _names(text: str) -> list[str]:
@@ -112,7 +117,9 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     sets = find_sets([asked.sets / name for name in asked.only] or [asked.sets])
     report = measure_sets(
-        Encoder.load(asked.weights, device=asked.device, threads=asked.threads),
+        Encoder.load(
+            asked.weights, device=asked.device, threads=asked.threads, precision=asked.precision
+        ),
         sets,
         find_pairs(asked.sts),
         granularities=asked.granularities,

@@ -207,7 +207,8 @@ class Objective(nn.Module):
             taught = [torch.cat(parts) for parts in zip(*each, strict=True)]
         elif stage.needs_teacher:
             layered, pooled = self.teacher.states(ids, lengths)
-            taught = [layer[real] for layer in layered]
+            if stage.token or stage.layers:
+                taught = [layer[real] for layer in layered]
         with self._autocast():
             if stage.static:
                 states = [self.model.embedding(ids)]
