@@ -97,14 +97,14 @@ def check_checksum(path: Path, entry: FileEntry) -> None:
         raise damaged(path, "does not match its checksum in the manifest")
 
 
-def map_file(path: Path, entry: FileEntry) -> tuple[pa.Buffer, int]:
+def map_file(path: Path, entry: FileEntry) -> tuple[pa.Buffer, os.stat_result]:
     """Map a file of the recorded size.
 
     The map outlives a removal of the file and holds no descriptor.
 
     Returns:
-        The map, and the time when the file was last touched in any way, in nanoseconds. No
-        program can set that time back, where a file system keeps it.
+        The map, and the file's status. Its time of change is when the file was last touched in any
+        way; no program can set that back, where a file system keeps it.
 
     Raises:
         StoreFormatError: the file is missing, not plain, or of another size.
@@ -116,7 +116,7 @@ def map_file(path: Path, entry: FileEntry) -> tuple[pa.Buffer, int]:
         raise damaged(path, f"cannot be mapped ({error})") from error
     if buffer.size != entry.bytes:
         raise damaged(path, "changed its size while it was opened")
-    return buffer, status.st_ctime_ns
+    return buffer, status
 
 
 def open_batches(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import struct
+from array import array
 
-_WIDTH = 16  # of a digest
-_SLOT = _WIDTH + 8  # a digest, and one more than the number of the string; 0 in a free slot
+_SLOT = 3  # numbers: both halves of a digest, and 1 more than the string's place; 0 in a free slot
 
 
 class IdSet:
@@ -18,7 +19,7 @@ class IdSet:
     def __init__(self) -> None:
         """Start empty."""
         self._slots = 1024
-        self._table = bytearray(self._slots * _SLOT)
+        self._table = _free(self._slots)
         self._count = 0
 
     def __len__(self) -> int:
@@ -32,34 +33,35 @@ class IdSet:
 
     def number(self, text: str) -> int:
         """How many strings had been added before this one, which is added if it is new."""
-        data = text.encode("utf-8", "surrogatepass")
-        digest = hashlib.blake2b(data, digest_size=_WIDTH).digest()
-        number = self._insert(digest, self._count)
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        high, low = struct.unpack("=QQ", digest)
+        number = self._insert(high, low, self._count)
         if number == self._count:
             self._count += 1
             if 3 * self._count > 2 * self._slots:
                 self._grow()
         return number
 
-    def _insert(self, digest: bytes, number: int) -> int:
+    def _insert(self, high: int, low: int, number: int) -> int:
         """Number of a digest, which is the given one if it is new."""
-        mask = self._slots - 1
-        slot = int.from_bytes(digest[:8], "little") & mask
-        while True:
-            start = slot * _SLOT
-            held = int.from_bytes(self._table[start + _WIDTH : start + _SLOT], "little")
-            if not held:
-                self._table[start : start + _SLOT] = digest + (number + 1).to_bytes(8, "little")
-                return number
-            if self._table[start : start + _WIDTH] == digest:
+        table, mask = self._table, self._slots - 1
+        slot = high & mask
+        while held := table[_SLOT * slot + 2]:
+            if table[_SLOT * slot] == high and table[_SLOT * slot + 1] == low:
                 return held - 1
             slot = (slot + 1) & mask
+        table[_SLOT * slot], table[_SLOT * slot + 1] = high, low
+        table[_SLOT * slot + 2] = number + 1
+        return number
 
     def _grow(self) -> None:
         old = self._table
         self._slots *= 2
-        self._table = bytearray(self._slots * _SLOT)
+        self._table = _free(self._slots)
         for start in range(0, len(old), _SLOT):
-            held = int.from_bytes(old[start + _WIDTH : start + _SLOT], "little")
-            if held:
-                self._insert(bytes(old[start : start + _WIDTH]), held - 1)
+            if held := old[start + 2]:
+                self._insert(old[start], old[start + 1], held - 1)
+
+
+def _free(slots: int) -> array[int]:
+    return array("Q", bytes(8 * _SLOT * slots))

@@ -147,11 +147,17 @@ def index_vectors(
     try:
         with store.writer(wait=wait) as writer, _storing_thread() as thread:
             known = writer.known_documents()
-            if not len(known):
+            if not writer.segments:
                 writer.check_space(rows, text_bytes=0)
             try:
-                for batch in batches:
-                    thread.submit(_store_vectors, writer, known, batch, summary).result()
+                pending: Future[None] | None = None
+                for batch in batches:  # which are checked while the one before is stored
+                    if pending is not None:
+                        pending.result()
+                        report(summary)
+                    pending = thread.submit(_store_vectors, writer, known, batch, summary)
+                if pending is not None:
+                    pending.result()
                     report(summary)
             except KeyboardInterrupt:
                 thread.submit(writer.commit).result()
@@ -167,14 +173,14 @@ def _store_vectors(
     writer: StoreWriter, known: KnownDocuments, batch: VectorBatch, summary: IndexSummary
 ) -> None:
     """Append the rows of a batch that are new or have changed."""
-    changed = [
-        at for at, row in enumerate(batch.rows) if known.pop(row.document_id) != row.content_hash
-    ]
-    rows = [batch.rows[at] for at in changed]
+    hashes = known.pop_all([row.document_id for row in batch.rows])
+    changed = [at for at, row in enumerate(batch.rows) if hashes[at] != row.content_hash]
+    rows, vectors = batch.rows, batch.vectors
+    if len(changed) < len(rows):
+        rows, vectors = [rows[at] for at in changed], vectors[changed]
     if rows:
-        hashes = {row.document_id: row.content_hash for row in rows}
         writer.check_space(len(rows))
-        writer.append(rows, batch.vectors[changed], hashes)
+        writer.append(rows, vectors, {row.document_id: row.content_hash for row in rows})
     summary.seen += len(batch.rows)
     summary.indexed += len(rows)
     summary.unchanged += len(batch.rows) - len(rows)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from adaptive_search.manifest import Scalar
@@ -65,8 +66,20 @@ def write_cache(io: StorageIO, segment: Segment, payload: bytes, *, key: str) ->
 
 def read_lists_file(root: Path, attributes: Mapping[str, Scalar]) -> bytes | None:
     """What all lists of an index share; None if that is missing, or not what its manifest says."""
-    data = _read(root / LISTS_FILE)
-    return data if hashlib.sha256(data).hexdigest() == attributes.get(LISTS) else None
+    path = root / LISTS_FILE
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    identity = status.st_ino, status.st_size, status.st_ctime_ns
+    return _checked_lists(path, identity, str(attributes.get(LISTS)))
+
+
+@lru_cache(maxsize=1)  # each commit asks for them several times
+def _checked_lists(path: Path, identity: tuple[int, ...], checksum: str) -> bytes | None:
+    """The bytes of a file, of which `identity` changes whenever they do."""
+    data = _read(path)
+    return data if hashlib.sha256(data).hexdigest() == checksum else None
 
 
 def write_lists_file(io: StorageIO, root: Path, data: bytes) -> None:

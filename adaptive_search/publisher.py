@@ -66,11 +66,13 @@ class Publisher:
         self._earlier = earlier
         self._dead: dict[str, NDArray[np.bool_]] = {}  # of segments where that has changed
         self._unpublished: set[str] = set()  # directories that the sweep must spare
+        self._swept = False  # whether nothing was made since a sweep
 
     def temporary_directory(self) -> Path:
         """A name for a segment being written; its number is never used again."""
         number = self._next_segment
         self._next_segment += 1
+        self._swept = False
         self._unpublished.add(f".new-{number:06d}")
         return self.root / SEGMENTS / f".new-{number:06d}"
 
@@ -130,6 +132,8 @@ class Publisher:
     def live_documents(self) -> NDArray[np.bool_]:
         """Which entries of the catalog are the beginning of a live document."""
         catalog = self.catalog()
+        if not self._dead and all(_is_whole(segment) for segment in self.segments):
+            return np.ones(len(catalog), np.bool_)
         parts = []
         for segment in catalog.segments:
             first, _ = segment.document_rows()
@@ -155,6 +159,7 @@ class Publisher:
         Raises:
             StoreFormatError: a file of theirs was changed since it was committed.
         """
+        self._swept = False
         for segment in segments:
             segment.check_suspects()
         # What a commit names is trusted from then on.
@@ -199,7 +204,8 @@ class Publisher:
     def discard(self) -> None:
         """Remove all that is not published."""
         self._unpublished.clear()
-        self.sweep()
+        if not self._swept:
+            self.sweep()
 
     def sweep(self) -> None:
         """Remove what a writer left behind: only names of our own, that no manifest mentions."""
@@ -222,8 +228,14 @@ class Publisher:
         for name in sorted(unused):
             with suppress(FileNotFoundError):
                 remove_directory(self.io, self.root / name)
+        self._swept = True
 
     def _sweep_segment(self, directory: Path, needed: set[str]) -> None:
         for child in directory.iterdir():
             if child.name not in needed and _OUR_LEFTOVER.fullmatch(child.name):
                 self.io.unlink(child)
+
+
+def _is_whole(segment: Segment) -> bool:
+    """Whether all of a segment's documents begin in it and are live."""
+    return segment.live is None and segment.first_ordinal == 0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -43,8 +45,7 @@ _ENDS_BYTES = 4096
 ROW_COLUMNS = [name for name in CHUNKS_SCHEMA.names if name not in ("chunk_id", "metadata")]
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One chunk: where it comes from, what it says, and what else is known of it.
 
     content_hash identifies what the encoder saw; 16 bytes.
@@ -60,7 +61,7 @@ class Row:
     byte_end: int = 0
     line_start: int = 1
     line_end: int = 1
-    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    metadata: Mapping[str, Scalar] = MappingProxyType({})
 
     @property
     def chunk_id(self) -> str:
@@ -69,11 +70,7 @@ class Row:
 
 
 class Segment:
-    """Rows of one generation; stays whole whatever a writer does afterwards.
-
-    Attributes:
-        touched_ns: when one of its files was last touched in any way, in nanoseconds.
-    """
+    """Rows of one generation; stays whole whatever a writer does afterwards."""
 
     def __init__(
         self,
@@ -107,7 +104,7 @@ class Segment:
         files = {name: entry.files[name] for name in names}
         if entry.tombstones:
             files[entry.tombstones.file] = entry.tombstones.entry
-        self.touched_ns = 0
+        self._status: dict[str, os.stat_result] = {}  # of each file when it was mapped
         self._suspects: dict[str, FileEntry] = {}  # files touched since the commit
         self._unhashed: set[str] = set()  # files that are hashed before they are used
         self._maps = {name: self._map(name, file) for name, file in files.items()}
@@ -117,15 +114,31 @@ class Segment:
         self._read_bands: dict[int, NDArray[np.float16]] = {}
 
     def _map(self, name: str, entry: FileEntry) -> pa.Buffer:
-        buffer, touched_ns = map_file(self.directory / name, entry)
-        self.touched_ns = max(self.touched_ns, touched_ns)
+        buffer, status = map_file(self.directory / name, entry)
+        self._status[name] = status
         # The commit comes after the files that it names; what was touched since is suspect.
-        if self.committed_ns is not None and touched_ns >= self.committed_ns:
+        if self.committed_ns is not None and status.st_ctime_ns >= self.committed_ns:
             self._suspects[name] = entry
         # A writer's decisions hang on the small ones.
         if name in self._suspects or name == DOCUMENTS_FILE or name not in self.spec.data_files:
             self._unhashed.add(name)
         return buffer
+
+    @property
+    def touched_ns(self) -> int:
+        """When one of its files was last touched in any way, in nanoseconds."""
+        return max(status.st_ctime_ns for status in self._status.values())
+
+    def is_untouched(self) -> bool:
+        """Whether its files are still those that were mapped, and nobody touched them since."""
+        try:
+            latest = {name: os.lstat(self.directory / name) for name in self._status}
+        except OSError:
+            return False
+        return all(
+            (latest[name].st_ino, latest[name].st_ctime_ns) == (status.st_ino, status.st_ctime_ns)
+            for name, status in self._status.items()
+        )
 
     def check_suspects(self) -> None:
         """Hash what was touched since the commit: the next commit will vouch for it.

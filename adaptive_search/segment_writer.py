@@ -22,17 +22,20 @@ from adaptive_search.arrow_files import (
     write_batches,
     write_matrix,
 )
+from adaptive_search.kernels import bands as kernels
 from adaptive_search.manifest import (
     CHUNKS_FILE,
     DOCUMENTS_FILE,
     MAX_SEGMENT_ROWS,
     NORMS_FILE,
+    Scalar,
     StoreSpec,
 )
 from adaptive_search.segment import Row
 from adaptive_search.storage_io import FileEntry, StorageFile, StorageIO
 
 SEGMENT_ROWS = MAX_SEGMENT_ROWS // 2  # a segment ends with the document that reaches this
+HELD_BYTES = 32 << 20  # of the rows that a segment holds in memory while it is written
 LENGTH_TOLERANCE = 1e-3  # of a band's length against its weight, relative
 
 
@@ -84,43 +87,44 @@ def split_bands(vectors: NDArray[np.float32], spec: StoreSpec) -> Vectors:
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
         raise ValueError(f"vector {int(np.argmin(finite))} has a number that is not finite")
-    if spec.is_foreign:
-        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-        if not lengths.all():
-            raise ValueError(f"vector {int(np.argmin(lengths))} is zero")
-        vectors = (vectors / lengths).astype(np.float32)
-    ends = spec.dims
-    starts = (0, *ends[:-1])
-    bands = [
-        np.ascontiguousarray(vectors[:, a:b], np.float16) for a, b in zip(starts, ends, strict=True)
-    ]
-    if spec.is_foreign:
-        return Vectors(bands, prefix_norms(bands))
-    _check_lengths(bands, spec)
-    return Vectors(bands, None)
+    widths = np.diff((0, *spec.dims)).tolist()
+    bands, squares = kernels.split_bands(vectors, widths, unit=spec.is_foreign)
+    if not spec.is_foreign:
+        _check_lengths(np.sqrt(squares), spec)
+        return Vectors(bands, None)
+    nonzero = squares.any(axis=1)
+    if not nonzero.all():
+        raise ValueError(f"vector {int(np.argmin(nonzero))} is zero")
+    return Vectors(bands, _norms(squares))
 
 
 def prefix_norms(bands: Sequence[NDArray[np.float16]]) -> NDArray[np.float32]:
     """Lengths of all prefixes: float32 (n, dims); 1 where a prefix is zero."""
-    squares = np.stack([_squares(band) for band in bands], axis=1)
+    return _norms(np.stack([_squares(band) for band in bands], axis=1))
+
+
+def _norms(squares: NDArray[np.float64]) -> NDArray[np.float32]:
     norms = np.sqrt(np.cumsum(squares, axis=1)).astype(np.float32)
     return np.where(norms == 0, np.float32(1), norms)
 
 
 def has_weight(band: NDArray[np.float16], weight: float) -> NDArray[np.bool_]:
     """Whether each row of a band has the length that the spec asks for: bool (n,)."""
-    close: NDArray[np.bool_] = np.abs(np.sqrt(_squares(band)) - weight) <= LENGTH_TOLERANCE * weight
+    return _is_close(np.sqrt(_squares(band)), weight)
+
+
+def _is_close(lengths: NDArray[np.float64], weight: float) -> NDArray[np.bool_]:
+    close: NDArray[np.bool_] = np.abs(lengths - weight) <= LENGTH_TOLERANCE * weight
     return close
 
 
-def _check_lengths(bands: Sequence[NDArray[np.float16]], spec: StoreSpec) -> None:
-    for band, weight, dim in zip(bands, spec.band_weights or (), spec.dims, strict=True):
-        good = has_weight(band, weight)
+def _check_lengths(lengths: NDArray[np.float64], spec: StoreSpec) -> None:
+    for of_band, weight, dim in zip(lengths.T, spec.band_weights or (), spec.dims, strict=True):
+        good = _is_close(of_band, weight)
         if not good.all():
             row = int(np.argmin(good))
-            length = float(np.sqrt(_squares(band[row : row + 1]))[0])
             raise ValueError(
-                f"vector {row}: the band that ends at {dim} has length {length:.6f}, but the "
+                f"vector {row}: the band that ends at {dim} has length {of_band[row]:.6f}, but the "
                 f"index expects {weight:.6f}"
             )
 
@@ -195,17 +199,18 @@ def _document_starts(rows: Sequence[Row], last: Row | None) -> list[int]:
 
 
 def _to_batch(rows: Sequence[Row]) -> pa.RecordBatch:
-    columns: dict[str, list[Any]] = {
-        name: [getattr(row, name) for row in rows] for name in CHUNKS_SCHEMA.names
-    }
-    columns["metadata"] = [
-        json.dumps(dict(metadata), ensure_ascii=False, sort_keys=True, allow_nan=False)
-        for metadata in columns["metadata"]
-    ]
+    columns: dict[str, Sequence[Any]] = {name: () for name in CHUNKS_SCHEMA.names}
+    columns |= zip(Row._fields, zip(*rows, strict=True), strict=False)  # no columns of no rows
+    columns["chunk_id"] = [row.chunk_id for row in rows]
+    columns["metadata"] = [_json(row.metadata) if row.metadata else "{}" for row in rows]
     if any(len(value) != HASH_BYTES for value in columns["content_hash"]):
         raise ValueError(f"the content hash of a chunk has {HASH_BYTES} bytes")
     arrays = [_column(columns[field.name], field.type) for field in CHUNKS_SCHEMA]
     return pa.record_batch(arrays, schema=CHUNKS_SCHEMA)
+
+
+def _json(metadata: Mapping[str, Scalar]) -> str:
+    return json.dumps(dict(metadata), ensure_ascii=False, sort_keys=True, allow_nan=False)
 
 
 def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
@@ -219,8 +224,8 @@ def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
 class SegmentWriter:
     """A segment being written in a directory of its own.
 
-    Chunks go straight to their file; bands are spooled raw, since an Arrow record batch must be
-    written in one piece, and copied from a memory map in the end.
+    Chunks go straight to their file. Bands are held, since an Arrow record batch must be written in
+    one piece: a few in memory, more in raw files that are copied from a memory map in the end.
     """
 
     def __init__(self, directory: Path, spec: StoreSpec, io: StorageIO | None = None) -> None:
@@ -236,15 +241,17 @@ class SegmentWriter:
         self._io.mkdir(directory)
         self._files: list[StorageFile] = []
         self._chunks = self._create(CHUNKS_FILE)
-        self._spools = [self._create(f"{name}.raw") for name in self._matrices()]
+        self._held: list[list[NDArray[Any]]] = [[] for _ in self._matrices()]
+        self._held_bytes = 0
+        self._spools: list[StorageFile] = []
         self._arrow = ipc.new_file(self._chunks, CHUNKS_SCHEMA)
 
     def _matrices(self) -> list[str]:
         norms = [NORMS_FILE] if self._spec.is_foreign else []
         return [*self._spec.band_files, *norms]
 
-    def _create(self, name: str) -> StorageFile:
-        file = StorageFile(self._io, self.directory / name)
+    def _create(self, name: str, *, hashed: bool = True) -> StorageFile:
+        file = StorageFile(self._io, self.directory / name, hashed=hashed)
         self._files.append(file)
         return file
 
@@ -276,9 +283,14 @@ class SegmentWriter:
         """Append rows of chunks.arrow with their stored vectors."""
         if self.rows + batch.num_rows > MAX_SEGMENT_ROWS:
             raise ValueError(f"a segment holds at most {MAX_SEGMENT_ROWS:,} rows")
-        matrices = [*vectors.bands, *([] if vectors.norms is None else [vectors.norms])]
-        for spool, matrix in zip(self._spools, matrices, strict=True):
-            spool.write(np.ascontiguousarray(matrix).data.cast("B"))
+        matrices: list[NDArray[Any]] = list(vectors.bands)
+        if vectors.norms is not None:
+            matrices.append(vectors.norms)
+        for held, matrix in zip(self._held, matrices, strict=True):
+            held.append(matrix)
+            self._held_bytes += matrix.nbytes
+        if self._held_bytes > HELD_BYTES:
+            self._spill()
         self.rows += batch.num_rows
         self._tokens += int(numbers(batch.column("tokens")).sum(dtype=np.int64))
         self._waiting.append(batch)
@@ -292,6 +304,17 @@ class SegmentWriter:
         for batch in batches:
             self._arrow.write_batch(batch)
         self._waiting = [rest] if rest is not None else []
+
+    def _spill(self) -> None:
+        """Move what is held in memory to files."""
+        if not self._spools:
+            # Whoever reads them has just written them; their checksums are of no use.
+            self._spools = [self._create(f"{name}.raw", hashed=False) for name in self._matrices()]
+        for spool, held in zip(self._spools, self._held, strict=True):
+            for matrix in held:
+                spool.write(np.ascontiguousarray(matrix).data.cast("B"))
+            held.clear()
+        self._held_bytes = 0
 
     def finish(self) -> SegmentInfo:
         """Write and fsync all files of the segment, and the directory.
@@ -307,8 +330,10 @@ class SegmentWriter:
         with self._chunks:
             files = {CHUNKS_FILE: self._chunks.entry}
         files[DOCUMENTS_FILE] = self._write_documents()
-        for name, spool in zip(self._matrices(), self._spools, strict=True):
-            files[name] = self._write_matrix(name, spool)
+        if self._spools:
+            self._spill()
+        for number, name in enumerate(self._matrices()):
+            files[name] = self._write_matrix(number, name)
         self._io.fsync_directory(self.directory)
         ids = tuple(document[0] for document in self._documents)
         return SegmentInfo(self.directory, self.rows, self._tokens, ids, files)
@@ -324,9 +349,13 @@ class SegmentWriter:
         batch = pa.record_batch(arrays, schema=DOCUMENTS_SCHEMA)
         return write_batches(self._io, self.directory / DOCUMENTS_FILE, DOCUMENTS_SCHEMA, [batch])
 
-    def _write_matrix(self, name: str, spool: StorageFile) -> FileEntry:
-        spool.flush()
-        spool.close()
+    def _write_matrix(self, number: int, name: str) -> FileEntry:
+        if not self._spools:
+            whole = np.concatenate(self._held[number])
+            self._held[number].clear()
+            return write_matrix(self._io, self.directory / name, whole)
+        self._spools[number].flush()
+        self._spools[number].close()
         raw = self.directory / f"{name}.raw"
         dtype = np.float32 if name == NORMS_FILE else np.float16
         matrix = np.memmap(raw, dtype, "r").reshape(self.rows, -1)

@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from types import TracebackType
 
 from adaptive_search.errors import StoreError, StoreLockedError
 
 LOCK_FILE = "writer.lock"
 HASH_BLOCK_BYTES = 1 << 20
+HASHED_ASIDE_BYTES = 1 << 19  # a thread takes some 50 us to start, and hashing these 300
 BUFFER_BYTES = 1 << 16  # of small writes that go to the disk together
 
 _REMEDIES = {
@@ -102,10 +104,10 @@ class StorageFile:
     It has the methods that pyarrow asks of a Python sink.
     """
 
-    def __init__(self, io: StorageIO, path: Path) -> None:
-        """Create the file, which must not exist."""
+    def __init__(self, io: StorageIO, path: Path, *, hashed: bool = True) -> None:
+        """Create the file, which must not exist. `entry` knows its checksum if it is `hashed`."""
         self._io = io
-        self._hash = hashlib.sha256()
+        self._hash = hashlib.sha256() if hashed else None
         self._bytes = 0
         self._buffer = bytearray()
         self._descriptor = io.create(path)
@@ -114,19 +116,36 @@ class StorageFile:
     @property
     def entry(self) -> FileEntry:
         """Size and checksum of what was written so far."""
+        assert self._hash is not None
         return FileEntry(self._bytes, self._hash.hexdigest())
 
     def write(self, data: bytes | memoryview) -> int:
         """Write all of the bytes, now or with the next ones."""
         view = memoryview(data).cast("B")
-        self._hash.update(view)
         self._bytes += len(view)
-        if len(self._buffer) + len(view) < BUFFER_BYTES:
-            self._buffer += view
-        else:
-            self.flush()
-            self._write(view)
+        with self._hashing(view):
+            if len(self._buffer) + len(view) < BUFFER_BYTES:
+                self._buffer += view
+            else:
+                self.flush()
+                self._write(view)
         return len(view)
+
+    @contextmanager
+    def _hashing(self, view: memoryview) -> Iterator[None]:
+        """Hash bytes, many of them beside what is done with them meanwhile."""
+        if self._hash is None:
+            yield
+        elif len(view) < HASHED_ASIDE_BYTES:
+            self._hash.update(view)
+            yield
+        else:
+            thread = Thread(target=self._hash.update, args=(view,))
+            thread.start()
+            try:
+                yield
+            finally:
+                thread.join()
 
     def _write(self, rest: memoryview) -> None:
         while rest:

@@ -11,7 +11,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from adaptive_search.manifest import (
     MANIFEST_FILE,
     Manifest,
     Scalar,
+    SegmentEntry,
     StoreSpec,
     check_fingerprint,
     is_index,
@@ -62,18 +63,25 @@ class StoreStatus:
 class Store:
     """One generation of an index, opened for reading; later commits do not disturb it."""
 
-    def __init__(self, root: Path, manifest: Manifest, io: StorageIO) -> None:
-        """Map all files that a manifest names."""
+    def __init__(
+        self, root: Path, manifest: Manifest, io: StorageIO, known: Sequence[Segment] = ()
+    ) -> None:
+        """Map all files that a manifest names, but those of `known` segments that stayed."""
         self.path = root
         self.spec = manifest.spec
         self.manifest = manifest
         self._io = io
         self._catalog: Catalog | None = None  # that the last writer ended with
         self._bands = present_bands(root, manifest)
+        by_name = {segment.name: segment for segment in known}
         self.segments = tuple(
-            Segment(root, entry, self.spec, self._bands, manifest.committed_ns)
-            for entry in manifest.segments
+            self._segment(entry, by_name.get(entry.name)) for entry in manifest.segments
         )
+
+    def _segment(self, entry: SegmentEntry, known: Segment | None) -> Segment:
+        if known and known.entry == entry and known.bands == self._bands and known.is_untouched():
+            return known
+        return Segment(self.path, entry, self.spec, self._bands, self.manifest.committed_ns)
 
     @classmethod
     def create(cls, path: str | Path, *, spec: StoreSpec, io: StorageIO | None = None) -> Store:
@@ -92,8 +100,15 @@ class Store:
         return cls.open(root, io=io)
 
     @classmethod
-    def open(cls, path: str | Path, *, io: StorageIO | None = None) -> Store:
+    def open(
+        cls, path: str | Path, *, io: StorageIO | None = None, known: Sequence[Segment] = ()
+    ) -> Store:
         """Open the latest generation. Takes no lock and writes nothing.
+
+        Args:
+            path: of the directory.
+            io: the disk.
+            known: segments of an earlier generation, whose files need not be mapped again.
 
         Raises:
             StoreError: the directory is no index.
@@ -104,7 +119,7 @@ class Store:
         manifest = read_manifest(root)
         for _ in range(OPEN_ATTEMPTS):
             try:
-                return cls(root, manifest, io or StorageIO())
+                return cls(root, manifest, io or StorageIO(), known)
             except StoreFormatError:
                 latest = read_manifest(root)
                 if latest.generation == manifest.generation:
@@ -118,7 +133,7 @@ class Store:
         Raises:
             StoreError: as for `open`.
         """
-        latest = Store.open(self.path, io=self._io)
+        latest = Store.open(self.path, io=self._io, known=self.segments)
         latest._catalog = self._catalog
         return latest
 
@@ -159,7 +174,7 @@ class Store:
         from adaptive_search.store_writer import StoreWriter
 
         with writer_lock(self.path, wait=wait):
-            latest = Store.open(self.path, io=self._io)
+            latest = Store.open(self.path, io=self._io, known=self.segments)
             if latest.dims != latest.spec.dims:
                 raise StoreError(
                     f"{self.path} was shipped without its bands above {latest.dims[-1]} and can "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -325,15 +326,22 @@ class StoreWriter:
         """Mark what the added documents replace, and those of them that do not stay."""
         bury_rows = self._publisher.bury_rows
         latest: dict[str, list[tuple[Segment, int, int]]] = {}
+        added_times = Counter(name for piece in pieces for name in piece.info.document_ids)
         for piece, segment in zip(pieces, added, strict=True):
             starts, counts = segment.document_rows()
-            for index, document_id in enumerate(piece.info.document_ids):
+            ids = piece.info.document_ids
+            known = self._publisher.catalog().may_hold(ids)
+            for index, document_id in enumerate(ids):
+                is_alone = not known[index] and added_times[document_id] == 1
+                if is_alone and document_id not in self._removed and index + 1 < len(ids):
+                    continue  # nothing to bury
                 place = segment, int(starts[index]), int(counts[index])
                 if carried and place[1] == segment.rows - carried and segment is added[-1]:
                     bury_rows(*place)
                     continue
                 if index or not piece.continues:
-                    self._publisher.bury(document_id)
+                    if known[index]:
+                        self._publisher.bury(document_id)
                     for earlier in latest.pop(document_id, ()):
                         bury_rows(*earlier)
                 latest.setdefault(document_id, []).append(place)

@@ -7,15 +7,17 @@ refused by the number of its row among those given, counted from 0.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, pairwise, repeat
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 from numpy.typing import NDArray
 
 from adaptive_search.arrow_arrays import numbers
@@ -33,9 +35,10 @@ Fields: TypeAlias = Mapping[str, Scalar | None]
 SOURCE = "vectors"  # in place of an encoder's fingerprint
 STANDARD_DIMS = (64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096)
 MAX_ID_CHARS = 1024
-BATCH_BYTES = 16 << 20
+BATCH_BYTES = 8 << 20
 ENERGY_TOLERANCE = 5e-4  # of a band's length, relative; the store allows twice as much
 
+_NO_FIELDS: Mapping[str, Scalar] = MappingProxyType({})
 _END = object()
 
 
@@ -74,14 +77,12 @@ class VectorChecker:
         for block in _blocks(vectors, self._spec.dims[-1], begin):
             first = len(self._ids)
             self._check_values(block, first)
-            rows = []
-            for row, vector in enumerate(block, start=first):
-                parts = {name: next(column, _END) for name, column in columns.items()}
-                for name, part in parts.items():
-                    if part is _END:
-                        raise QueryError(f"there are fewer {name} than vectors: {row - begin:,}")
-                rows.append(self._row(row, vector, **parts))
-            yield VectorBatch(rows, block)
+            parts = {name: list(islice(column, len(block))) for name, column in columns.items()}
+            for name, part in parts.items():
+                if len(part) < len(block):
+                    count = first - begin + len(part)
+                    raise QueryError(f"there are fewer {name} than vectors: {count:,}")
+            yield VectorBatch(self._rows(first, block, **parts), block)
         for name, column in columns.items():
             if given[name] is not None and next(column, _END) is not _END:
                 count = len(self._ids) - begin
@@ -110,22 +111,36 @@ class VectorChecker:
                 )
             start = dim
 
-    def _row(
+    def _rows(
         self,
-        row: int,
-        vector: NDArray[np.float32],
-        ids: object,
-        metadata: object,
-        texts: object,
-    ) -> Row:
-        name = _checked_id(ids, row)
-        earlier = self._ids.number(name)
-        if earlier != row:
-            raise QueryError(f"id {name!r} comes twice, in rows {earlier:,} and {row:,}")
-        text, fields = _checked_text(texts, row), checked_fields(_present(metadata), row)
-        digest = hashlib.blake2b(vector.data, digest_size=16)
-        digest.update(repr((text, sorted(fields.items()))).encode())
-        return Row(name, "", 0, text, digest.digest(), metadata=fields)
+        first: int,
+        block: NDArray[np.float32],
+        ids: Sequence[object],
+        metadata: Sequence[object],
+        texts: Sequence[object],
+    ) -> list[Row]:
+        rows = []
+        size, vectors = block[0].nbytes, block.data.cast("B")
+        for at, row in enumerate(range(first, first + len(block))):
+            name = _checked_id(ids[at], row)
+            earlier = self._ids.number(name)
+            if earlier != row:
+                raise QueryError(f"id {name!r} comes twice, in rows {earlier:,} and {row:,}")
+            text, fields = _checked_text(texts[at], row), _checked_metadata(metadata[at], row)
+            digest = _content_hash(vectors[at * size : (at + 1) * size], text, fields)
+            rows.append(Row(name, "", 0, text, digest, metadata=fields))
+        return rows
+
+
+def _content_hash(vector: memoryview, text: str, fields: Mapping[str, Scalar]) -> bytes:
+    """What tells a row that has changed: 16 bytes.
+
+    Vectors are long, and whoever makes two of one XXH3 deceives only himself; texts may come from
+    others.
+    """
+    rest = repr((text, sorted(fields.items()))) if text or fields else ""
+    digest = xxhash.xxh3_128_digest(vector) + rest.encode()
+    return hashlib.blake2b(digest, digest_size=16).digest()
 
 
 def query_matrix(vectors: Vectors) -> NDArray[np.float32]:
@@ -154,7 +169,7 @@ def checked_dims(dims: Iterable[int]) -> tuple[int, ...]:
     found = [dim.item() if isinstance(dim, np.integer) else dim for dim in dims]
     if not found or len(found) > MAX_DIMS or not all(type(dim) is int for dim in found):
         raise QueryError(f"dims={found} must be 1 to {MAX_DIMS} whole numbers")
-    if not all(a < b for a, b in itertools.pairwise([0, *found, MAX_DIM + 1])):
+    if not all(a < b for a, b in pairwise([0, *found, MAX_DIM + 1])):
         raise QueryError(f"dims={found} must rise, from at least 1 to at most {MAX_DIM:,}")
     return tuple(found)
 
@@ -165,6 +180,8 @@ def checked_dims(dims: Iterable[int]) -> tuple[int, ...]:
 def _blocks(vectors: Vectors, width: int, first: int) -> Iterator[NDArray[np.float32]]:
     """All vectors, as many at a time as BATCH_BYTES allow: float32 (n, width) each."""
     most = max(1, BATCH_BYTES // (4 * width))
+    # What comes bit by bit may come in the same memory each time.
+    is_whole = hasattr(vectors, "__array__") or isinstance(vectors, pa.Array | pa.ChunkedArray)
     waiting: list[NDArray[np.float32]] = []
     held = 0
     for part in _parts(vectors, most):
@@ -176,12 +193,16 @@ def _blocks(vectors: Vectors, width: int, first: int) -> Iterator[NDArray[np.flo
             )
         first += len(block)
         if held + len(block) > most:
-            yield np.concatenate(waiting)
+            yield _joined(waiting)
             waiting, held = [], 0
-        waiting.append(block)
+        waiting.append(block if is_whole else block.copy())
         held += len(block)
     if held:
-        yield np.concatenate(waiting)
+        yield _joined(waiting)
+
+
+def _joined(blocks: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
 def _parts(vectors: Vectors, most: int, *, single: bool = False) -> Iterator[Any]:
@@ -264,7 +285,7 @@ def _list_values(column: pa.Array, first: int) -> NDArray[Any]:
 def _items(name: str, values: Any) -> Iterator[Any]:  # noqa: ANN401
     """The values one by one; none at all, endlessly, where none were given."""
     if values is None:
-        return itertools.repeat(None)
+        return repeat(None)
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         raise QueryError(f"{name} must be one for each vector, not {type(values).__name__}")
     if isinstance(values, pa.Array | pa.ChunkedArray):
@@ -294,17 +315,17 @@ def _checked_text(given: object, row: int) -> str:
     return given
 
 
-def _present(given: object) -> object:
+def _checked_metadata(given: object, row: int) -> Mapping[str, Scalar]:
     """The fields that have a value: pandas writes NaN, and Arrow null, where one has none."""
     if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        return given
-    return {
-        name: value
-        for name, value in given.items()
-        if value is not None and not (isinstance(value, float) and math.isnan(value))
-    }
+        return _NO_FIELDS
+    if isinstance(given, Mapping):
+        given = {
+            name: value
+            for name, value in given.items()
+            if value is not None and not (isinstance(value, float) and math.isnan(value))
+        }
+    return checked_fields(given, row)
 
 
 def checked_fields(given: object, row: int) -> dict[str, Scalar]:

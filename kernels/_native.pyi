@@ -144,6 +144,14 @@ def softmax_pool(
     offsets: NDArray[np.int64],
     chunk: int,
 ) -> NDArray[np.float32]: ...
+def split_bands(
+    vectors: NDArray[np.float32],
+    unit: bool,
+    bands: Sequence[NDArray[np.uint16]],
+    squares: NDArray[np.float64],
+) -> None:
+    """Write vectors as float16 bands; see adaptive_search.kernels.bands.split_bands."""
+
 def exact_best(
     queries: NDArray[np.float32],
     bands: Sequence[NDArray[np.uint16]],

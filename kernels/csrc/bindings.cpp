@@ -9,6 +9,7 @@ namespace nb = nanobind;
 
 void bind_engine(nb::module_ &m);
 void bind_ops(nb::module_ &m);
+void bind_bands(nb::module_ &m);
 void bind_exact(nb::module_ &m);
 void bind_search(nb::module_ &m);
 void bind_mapping(nb::module_ &m);
@@ -36,6 +37,7 @@ NB_MODULE(_native, m) {
     });
     bind_engine(m);
     bind_ops(m);
+    bind_bands(m);
     bind_exact(m);
     bind_search(m);
     bind_mapping(m);

@@ -1,4 +1,5 @@
-// The search kernels of the level that is in force.
+// The kernels of storage and search of the level that is in force.
+#include "bands.h"
 #include "codes.h"
 #include "dot_f16.h"
 #include "simd_level.h"
@@ -14,6 +15,18 @@ DotF16 active_dot_f16() {
         case Level::neon: return dot_f16_neon;
 #endif
         default: return dot_f16_reference;
+    }
+}
+
+SplitRow active_split_row() {
+    switch (active_level()) {
+#if defined(__x86_64__)
+        case Level::avx512: return split_row_avx512;
+        case Level::avx2: return split_row_avx2;
+#elif defined(__aarch64__)
+        case Level::neon: return split_row_neon;
+#endif
+        default: return split_row_reference;
     }
 }
 

@@ -26,6 +26,10 @@ def test_grows_segment_by_segment_like_all_at_once(tmp_path: Path, kit: Any) -> 
             ((segment, place),) = catalog.find(f"d{number}")
             assert segment is segments[number // 20] and place == number % 20
     assert whole.find("d60") == []
+    asked = ("d59", "d60", "d0", "d61")
+    for catalog in (grown, whole):
+        assert catalog.may_hold(asked) == [True, False, True, False]
+    assert whole.may_hold(()) == [] and Catalog([]).may_hold(asked) == [False] * 4
 
 
 def test_a_writer_goes_on_from_the_catalog_of_the_writer_before(

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from adaptive_search import segment_writer
 from adaptive_search.segment_writer import SegmentWriter, make_block, split_bands
 
 
@@ -46,7 +46,7 @@ def test_rows_vectors_and_hashes_must_fit(kit: Any) -> None:
     with pytest.raises(ValueError, match="begins with chunk 2"):
         make_block(rows[2:], vectors[2:], {}, spec=spec, last=rows[0])
     make_block(rows[1:], vectors[1:], {}, spec=spec, last=rows[0])
-    nan = [dataclasses.replace(row, metadata={"x": float("nan")}) for row in rows]
+    nan = [row._replace(metadata={"x": float("nan")}) for row in rows]
     with pytest.raises(ValueError, match="JSON"):
         make_block(nan, vectors, hashes, spec=spec, last=None)
 
@@ -91,3 +91,19 @@ def test_no_descriptor_is_left_open(tmp_path: Path, kit: Any) -> None:
         opened.append(kit.open(store.path))
         kit.contents(opened[-1])
     assert len(list(fds.iterdir())) == before
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_rows_held_in_memory_and_in_files_make_the_same_segment(
+    tmp_path: Path, kit: Any, foreign: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = []
+    for name, held_bytes in (("memory", 1 << 20), ("files", 0), ("both", 200)):
+        monkeypatch.setattr(segment_writer, "HELD_BYTES", held_bytes)
+        writer = SegmentWriter(tmp_path / name, kit.spec(foreign=foreign), kit.QuickIO())
+        for number in range(5):
+            vectors = kit.vectors(3, number, foreign=foreign)
+            writer.append(kit.rows(f"d{number}", 3), vectors, {f"d{number}": b"h" * 16})
+        files.append(dict(writer.finish().files))
+        assert {path.name for path in (tmp_path / name).iterdir()} == set(files[-1])
+    assert files[0] == files[1] == files[2]

@@ -13,6 +13,7 @@ import pytest
 
 from adaptive_search.errors import StoreError, StoreLockedError
 from adaptive_search.storage_io import (
+    HASHED_ASIDE_BYTES,
     FileEntry,
     StorageFile,
     StorageIO,
@@ -39,6 +40,15 @@ def test_short_writes_are_completed(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == b"hello"
     assert entry == FileEntry(5, hashlib.sha256(b"hello").hexdigest())
     assert hash_file(tmp_path / "a") == entry
+
+
+def test_long_and_short_pieces_are_hashed_in_order(tmp_path: Path) -> None:
+    pieces = [bytes([n]) * size for n, size in enumerate((3, HASHED_ASIDE_BYTES, 1, 1 << 20))]
+    with StorageFile(StorageIO(), tmp_path / "a") as file:
+        for piece in pieces:
+            file.write(piece)
+    assert file.entry == hash_file(tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"".join(pieces)
 
 
 def test_create_refuses_an_existing_file(tmp_path: Path) -> None:

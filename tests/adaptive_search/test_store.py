@@ -369,6 +369,41 @@ def test_untouched_files_are_not_hashed(
     assert len(hashed) == 1
 
 
+def test_segments_that_stayed_are_not_mapped_again(tmp_path: Path, kit: Any) -> None:
+    store = kit.create(tmp_path / "i")
+    for name in ("a", "b", "c"):
+        with store.writer() as writer:
+            kit.add(writer, name, 2)
+        before, store = store, store.reopened()
+        assert store.segments[:-1] == before.segments
+    with store.writer() as writer:
+        kit.add(writer, "a", 2, version=1)  # replaces a whole segment
+        kit.add(writer, "b", 1, version=1)
+        writer.delete_documents(["c"])
+    assert store.reopened().segments[0] not in store.segments
+    assert kit.contents(store.reopened()).keys() == {"a#0", "a#1", "b#0"}
+
+
+def test_a_segment_that_was_touched_is_mapped_again(tmp_path: Path, kit: Any) -> None:
+    with kit.create(tmp_path / "i").writer() as writer:
+        kit.add(writer, "a", 300)
+    store = kit.open(tmp_path / "i")
+    chunks = store.segments[0].directory / "chunks.arrow"
+    data = bytearray(chunks.read_bytes())
+    data[len(data) // 2] ^= 1
+    time.sleep(0.05)  # longer than the clock of any file system takes to move on
+    chunks.write_bytes(data)
+    for other in (store.reopened(), kit.open(store.path)):
+        with pytest.raises(StoreFormatError, match="does not match its checksum"):
+            other.segments[0].chunks([1])
+    with pytest.raises(StoreFormatError, match="does not match its checksum"):  # never vouched for
+        with store.writer() as writer:
+            kit.add(writer, "b", 1)
+    chunks.unlink()
+    with pytest.raises(StoreFormatError, match="cannot be read"):
+        store.reopened()
+
+
 def test_a_copy_without_its_empty_directory_can_be_written(tmp_path: Path, kit: Any) -> None:
     store = kit.create(tmp_path / "i")
     (store.path / "segments").rmdir()

@@ -93,6 +93,20 @@ def test_a_stream_is_read_a_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(next(batches).rows) == 3
 
 
+def test_a_stream_may_use_its_memory_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors, "BATCH_BYTES", 4 * 4 * WIDTH)
+
+    def stream(rows: int) -> Iterator[NDArray[np.float32]]:
+        own = np.empty((rows, WIDTH), np.float32)
+        for start in range(0, 7, rows):
+            part = GIVEN[start : start + rows]
+            own[: len(part)] = part
+            yield own[: len(part)]
+
+    for rows in (1, 3, 4, 7):
+        assert np.array_equal(checked(range(7), stream(rows))[1], GIVEN)
+
+
 def test_half_precision_and_whole_numbers() -> None:
     assert np.array_equal(checked(["a"], [[1, 0] * 4])[1], [[1, 0] * 4])
     half = GIVEN.astype(np.float16)
