@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import stat
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -27,9 +25,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_search.kernels import mapping
 from adaptive_search.kernels.search import BLOCK_ROWS, KeptCodes
-from adaptive_search.lists_cache import LISTS
+from adaptive_search.lists_cache import LISTS, map_checked
 from adaptive_search.manifest import Manifest, Scalar, SegmentEntry, StoreSpec
 from adaptive_search.storage_io import StorageFile, StorageIO, disk_errors
 
@@ -49,16 +46,9 @@ def read_codes(root: Path, manifest: Manifest, plan: Plan) -> KeptCodes | None:
     """The codes that are kept for a plan, mapped; None if they are missing, damaged or others."""
     if not manifest.attributes.get(CODES):
         return None
-    data = _map(root / CODES_FILE)
-    if data is None or not _is_trusted(root, manifest.attributes, manifest.committed_ns, data):
-        return None
-    return _parse(data, manifest, plan)
-
-
-def is_whole(root: Path, attributes: Mapping[str, Scalar], committed_ns: int) -> bool:
-    """Whether the file is what the attributes say; hashed only if it was touched since a commit."""
-    data = _map(root / CODES_FILE)
-    return data is not None and _is_trusted(root, attributes, committed_ns, data)
+    checksum = str(manifest.attributes[CODES])
+    data = map_checked(root / CODES_FILE, checksum, manifest.committed_ns)
+    return None if data is None else _parse(data, manifest, plan)
 
 
 def codes_parts(codes: CodedRows, manifest: Manifest, plan: Plan) -> Iterator[bytes | memoryview]:
@@ -101,26 +91,6 @@ def write_codes(io: StorageIO, root: Path, parts: Iterator[bytes | memoryview]) 
                 io.unlink(temporary)
             raise
     return file.entry.sha256
-
-
-def _map(path: Path) -> NDArray[np.uint8] | None:
-    try:
-        if not stat.S_ISREG(os.lstat(path).st_mode):
-            return None
-        return mapping.map_file(path)
-    except OSError:
-        return None
-
-
-def _is_trusted(
-    root: Path, attributes: Mapping[str, Scalar], committed_ns: int, data: NDArray[np.uint8]
-) -> bool:
-    try:
-        if os.lstat(root / CODES_FILE).st_ctime_ns < committed_ns:
-            return True
-    except OSError:
-        return False
-    return hashlib.sha256(data.data).hexdigest() == attributes.get(CODES)
 
 
 def _parse(data: NDArray[np.uint8], manifest: Manifest, plan: Plan) -> KeptCodes | None:

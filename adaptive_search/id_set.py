@@ -64,4 +64,4 @@ class IdSet:
 
 
 def _free(slots: int) -> array[int]:
-    return array("Q", bytes(8 * _SLOT * slots))
+    return array("Q", [0]) * (_SLOT * slots)

@@ -10,11 +10,16 @@ belongs to other rows, is simply not there.
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptive_search.kernels import mapping
 from adaptive_search.manifest import Scalar
 from adaptive_search.segment import Segment
 from adaptive_search.storage_io import StorageIO, disk_errors, replace_file
@@ -64,22 +69,31 @@ def write_cache(io: StorageIO, segment: Segment, payload: bytes, *, key: str) ->
     _replace(io, path, payload + _trailer(segment, payload, key.encode()))
 
 
-def read_lists_file(root: Path, attributes: Mapping[str, Scalar]) -> bytes | None:
+def map_lists_file(
+    root: Path, attributes: Mapping[str, Scalar], committed_ns: int
+) -> NDArray[np.uint8] | None:
     """What all lists of an index share; None if that is missing, or not what its manifest says."""
-    path = root / LISTS_FILE
+    checksum = str(attributes.get(LISTS, ""))
+    return map_checked(root / LISTS_FILE, checksum, committed_ns) if checksum else None
+
+
+def map_checked(path: Path, checksum: str, committed_ns: int) -> NDArray[np.uint8] | None:
+    """A mapped file; None if it is missing, or not what its SHA-256 says.
+
+    Args:
+        path: of the file.
+        checksum: that a commit recorded.
+        committed_ns: time of that commit: what was not touched since is not hashed.
+    """
     try:
-        status = path.lstat()
+        status = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        data = mapping.map_file(path)
     except OSError:
         return None
-    identity = status.st_ino, status.st_size, status.st_ctime_ns
-    return _checked_lists(path, identity, str(attributes.get(LISTS)))
-
-
-@lru_cache(maxsize=1)  # each commit asks for them several times
-def _checked_lists(path: Path, identity: tuple[int, ...], checksum: str) -> bytes | None:
-    """The bytes of a file, of which `identity` changes whenever they do."""
-    data = _read(path)
-    return data if hashlib.sha256(data).hexdigest() == checksum else None
+    is_trusted = status.st_ctime_ns < committed_ns
+    return data if is_trusted or hashlib.sha256(data.data).hexdigest() == checksum else None
 
 
 def write_lists_file(io: StorageIO, root: Path, data: bytes) -> None:

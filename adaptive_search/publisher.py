@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from adaptive_search.arrow_arrays import number_array
 from adaptive_search.arrow_files import TOMBSTONES_SCHEMA, write_batches
 from adaptive_search.catalog import Catalog
-from adaptive_search.codes_cache import CODES, CODES_FILE, is_whole
-from adaptive_search.lists_cache import LISTS, LISTS_FILE
+from adaptive_search.codes_cache import CODES, CODES_FILE
+from adaptive_search.lists_cache import LISTS, LISTS_FILE, map_checked
 from adaptive_search.manifest import (
     DOCUMENTS_FILE,
     MANIFEST_FILE,
@@ -32,6 +32,7 @@ from adaptive_search.segment_writer import SegmentInfo
 from adaptive_search.storage_io import StorageIO, remove_directory
 
 _OUR_DIRECTORY = re.compile(r"[0-9]{6}|\.new-[0-9]{6}")
+_CACHES = {LISTS_FILE: LISTS, CODES_FILE: CODES}  # and the attributes with their checksums
 _OUR_LEFTOVER = re.compile(r"deleted-[0-9]+\.arrow|.*\.tmp")
 
 
@@ -66,13 +67,11 @@ class Publisher:
         self._earlier = earlier
         self._dead: dict[str, NDArray[np.bool_]] = {}  # of segments where that has changed
         self._unpublished: set[str] = set()  # directories that the sweep must spare
-        self._swept = False  # whether nothing was made since a sweep
 
     def temporary_directory(self) -> Path:
         """A name for a segment being written; its number is never used again."""
         number = self._next_segment
         self._next_segment += 1
-        self._swept = False
         self._unpublished.add(f".new-{number:06d}")
         return self.root / SEGMENTS / f".new-{number:06d}"
 
@@ -159,14 +158,14 @@ class Publisher:
         Raises:
             StoreFormatError: a file of theirs was changed since it was committed.
         """
-        self._swept = False
+        committed_ns = self.manifest.committed_ns
         for segment in segments:
             segment.check_suspects()
         # What a commit names is trusted from then on.
-        if self.attributes.get(CODES) and not is_whole(
-            self.root, self.attributes, self.manifest.committed_ns
-        ):
-            self.attributes[CODES] = ""
+        for name, key in _CACHES.items():
+            checksum = str(self.attributes.get(key, ""))
+            if checksum and map_checked(self.root / name, checksum, committed_ns) is None:
+                self.attributes[key] = ""
         generation = self.manifest.generation + 1
         kept = [self._with_tombstones(segment, generation) for segment in segments]
         remaining = tuple(segment for segment in kept if segment is not None)
@@ -204,8 +203,7 @@ class Publisher:
     def discard(self) -> None:
         """Remove all that is not published."""
         self._unpublished.clear()
-        if not self._swept:
-            self.sweep()
+        self.sweep()
 
     def sweep(self) -> None:
         """Remove what a writer left behind: only names of our own, that no manifest mentions."""
@@ -213,10 +211,9 @@ class Publisher:
         # and with it the need for what only the generation before names.
         self.io.fsync_directory(self.root)
         spared: dict[str, set[str]] = {}
-        caches = {LISTS_FILE: LISTS, CODES_FILE: CODES}
-        unused = {f"{name}.tmp" for name in (MANIFEST_FILE, *caches)} | set(caches)
+        unused = {f"{name}.tmp" for name in (MANIFEST_FILE, *_CACHES)} | set(_CACHES)
         for manifest in (self.manifest, read_manifest(self.root)):
-            unused -= {name for name, key in caches.items() if manifest.attributes.get(key)}
+            unused -= {name for name, key in _CACHES.items() if manifest.attributes.get(key)}
             for entry in manifest.segments:
                 files = {entry.tombstones.file} if entry.tombstones else set()
                 spared.setdefault(entry.name, set()).update(files)
@@ -228,7 +225,6 @@ class Publisher:
         for name in sorted(unused):
             with suppress(FileNotFoundError):
                 remove_directory(self.io, self.root / name)
-        self._swept = True
 
     def _sweep_segment(self, directory: Path, needed: set[str]) -> None:
         for child in directory.iterdir():

@@ -13,7 +13,6 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from adaptive_search.errors import QueryError
 from adaptive_search.indexes.flat import FunnelSegment
 from adaptive_search.indexes.funnel import Funnel
 from adaptive_search.indexes.plan import DEFAULT_RECALL, Plan
-from adaptive_search.lists_cache import LISTS, read_cache, read_lists_file
+from adaptive_search.lists_cache import LISTS, map_lists_file, read_cache
 from adaptive_search.manifest import Scalar, StoreSpec
 from adaptive_search.segment import Segment
 from adaptive_search.store import Store
@@ -57,7 +56,7 @@ def open_funnel(store: Store, *, threads: int, kept_codes: bool = True) -> Funne
         threads: threads to use.
         kept_codes: map the codes that are kept; otherwise all are made anew.
     """
-    lists = read_lists(store.path, store.attributes, store.spec)
+    lists = read_lists(store)
     plan = _usable_plan(store, lists)
     kept = read_codes(store.path, store.manifest, plan) if plan is not None and kept_codes else None
     segments = [funnel_segment(store, segment) for segment in store.segments]
@@ -101,7 +100,7 @@ def keep_codes(store: Store, *, threads: int) -> bool:
         return False
     from adaptive_search.indexes.coding import code_rows
 
-    lists = read_lists(store.path, store.attributes, store.spec)
+    lists = read_lists(store)
     plan = _usable_plan(store, lists)
     assert plan is not None  # or none would be due
     segments = [funnel_segment(store, segment) for segment in store.segments]
@@ -120,7 +119,7 @@ def keep_codes(store: Store, *, threads: int) -> bool:
 
 def are_codes_due(store: Store) -> bool:
     """Whether an index with a plan has no codes that are kept, or those of too few rows."""
-    plan = _usable_plan(store, read_lists(store.path, store.attributes, store.spec))
+    plan = _usable_plan(store, read_lists(store))
     if plan is None or not plan.rows or not store.rows or store.dims != store.spec.dims:
         return False
     kept = read_codes(store.path, store.manifest, plan)
@@ -178,7 +177,7 @@ def is_plan_due(store: Store) -> bool:
     plan = read_plan(store.attributes)
     if plan is None or not plan.fits(store.rows):
         return True
-    return plan.lists > 0 and read_lists(store.path, store.attributes, store.spec) is None
+    return plan.lists > 0 and read_lists(store) is None
 
 
 def plan_text(store: Store) -> str:
@@ -196,23 +195,22 @@ def read_plan(attributes: Mapping[str, Scalar]) -> Plan | None:
         return None
 
 
-def read_lists(path: Path, attributes: Mapping[str, Scalar], spec: StoreSpec) -> KeptLists | None:
+def read_lists(store: Store) -> KeptLists | None:
     """The lists of an index's plan; None if it has none, or they are missing or damaged."""
     from adaptive_search.indexes.heads import CLUSTER_DIM, ROUTE_DIM, dim_up_to
 
-    plan = read_plan(attributes)
+    plan = read_plan(store.attributes)
     if plan is None or not plan.lists:
         return None
-    widths = [dim_up_to(spec.dims, dim) for dim in (CLUSTER_DIM, ROUTE_DIM)]
-    data = read_lists_file(path, attributes)
+    widths = [dim_up_to(store.spec.dims, dim) for dim in (CLUSTER_DIM, ROUTE_DIM)]
+    data = map_lists_file(store.path, store.attributes, store.manifest.committed_ns)
     if data is None or len(data) != 2 * plan.lists * sum(widths):
         return None
-    numbers = np.frombuffer(data, np.float16)
-    centroids, means = np.split(numbers, [plan.lists * widths[0]])
+    centroids, means = np.split(data.view(np.float16), [plan.lists * widths[0]])
     return KeptLists(
         centroids.reshape(plan.lists, widths[0]),
         means.reshape(plan.lists, widths[1]),
-        str(attributes[LISTS]),
+        str(store.attributes[LISTS]),
     )
 
 

@@ -14,14 +14,14 @@ import numpy as np
 from adaptive_search.arrow_arrays import numbers
 from adaptive_search.arrow_files import check_checksum, check_file, damaged
 from adaptive_search.catalog import document_keys
-from adaptive_search.codes_cache import CODES, CODES_FILE, is_whole
+from adaptive_search.codes_cache import CODES, CODES_FILE
 from adaptive_search.errors import StoreFormatError
 from adaptive_search.lists_cache import (
     CACHE_FILE,
     LISTS,
     LISTS_FILE,
     has_whole_cache,
-    read_lists_file,
+    map_checked,
 )
 from adaptive_search.manifest import (
     CHUNKS_FILE,
@@ -134,14 +134,11 @@ class IndexCheck:
         self.bands = present_bands(self.root, manifest)
 
     def _lists(self, manifest: Manifest) -> None:
-        path, attributes = self.root / LISTS_FILE, manifest.attributes
-        is_kept = bool(attributes.get(LISTS)) and os.path.lexists(path)
-        if is_kept and read_lists_file(self.root, attributes) is None:
-            self.damaged_caches.append(str(path))
-        path = self.root / CODES_FILE
-        is_kept = bool(attributes.get(CODES)) and os.path.lexists(path)
-        if is_kept and not is_whole(self.root, attributes, committed_ns=0):
-            self.damaged_caches.append(str(path))
+        for name, key in ((LISTS_FILE, LISTS), (CODES_FILE, CODES)):
+            path, checksum = self.root / name, str(manifest.attributes.get(key, ""))
+            is_kept = checksum and os.path.lexists(path)
+            if is_kept and map_checked(path, checksum, committed_ns=0) is None:
+                self.damaged_caches.append(str(path))
 
     def _segment(self, manifest: Manifest, entry: SegmentEntry) -> Segment | None:
         """Check a segment; gives it if its files are all there."""

@@ -45,11 +45,11 @@ from simulated_disk import (
     save,
 )
 
-from adaptive_search.codes_cache import CODES, CODES_FILE, is_whole, read_codes
+from adaptive_search.codes_cache import CODES, CODES_FILE, read_codes
 from adaptive_search.compaction import FAN_IN
 from adaptive_search.errors import AdaptiveSearchError, StoreError, StoreFormatError
 from adaptive_search.indexes import tuning
-from adaptive_search.lists_cache import LISTS, LISTS_FILE, read_cache, read_lists_file
+from adaptive_search.lists_cache import LISTS, LISTS_FILE, map_checked, read_cache
 from adaptive_search.manifest import StoreSpec, is_index, read_manifest
 from adaptive_search.repair import repair_index
 from adaptive_search.segment import Row
@@ -193,8 +193,15 @@ def _plan(path: Path, io: StorageIO) -> None:
     keep_codes(Store.open(path, io=io), threads=1)
     store = Store.open(path)
     plan = read_plan(store.attributes)
-    assert read_lists_file(path, store.attributes), "no lists"
+    assert kept(store, LISTS_FILE, LISTS), "no lists"
     assert plan is not None and read_codes(path, store.manifest, plan), "no codes"
+
+
+def kept(store: Store, name: str, key: str) -> bytes | None:
+    """What a reader takes a cache of the index for; None where it does not use it."""
+    checksum = str(store.attributes.get(key, ""))
+    data = map_checked(store.path / name, checksum, store.manifest.committed_ns)
+    return data.tobytes() if checksum and data is not None else None
 
 
 def _start_damaged(path: Path) -> None:
@@ -529,10 +536,9 @@ class DamageMatrix:
         try:
             store = Store.open(path)
             store.status()
-            lists = read_lists_file(path, store.attributes)
-            is_right = state(store) == self.right and lists in (None, self.lists)
-            if is_whole(path, store.attributes, store.manifest.committed_ns):
-                is_right &= (path / CODES_FILE).read_bytes() == self.codes
+            is_right = state(store) == self.right
+            is_right &= kept(store, LISTS_FILE, LISTS) in (None, self.lists)
+            is_right &= kept(store, CODES_FILE, CODES) in (None, self.codes)
             return RIGHT if is_right else WRONG
         except AdaptiveSearchError as error:
             assert str(path) in str(error), error

@@ -33,6 +33,9 @@ std::int32_t to_code(float value, float largest) {
     return static_cast<std::int32_t>((value + kRoom) - kRoom);
 }
 
+// Dims of a row that are coded together, whole lines of them.
+constexpr std::int64_t kDimsAtOnce = 64;
+
 // Uninitialised memory, in large pages where it is large: lists are read at random, and each small
 // page would need its own entry in the tables of the processor.
 std::uint8_t* allocate(std::size_t size) {
@@ -83,13 +86,22 @@ void CodeTable::put(std::int64_t list, std::int64_t at, std::uint32_t row, const
     const float* centre = scale_.centre.data();
     const float* step = scale_.step.data();
     const std::int32_t largest = scale_.largest();
-    for (std::int64_t d = 0; d < dim(); ++d) {
-        const float value = (x[d] - centre[d]) / step[d];
-        const std::int32_t code = to_code(value, static_cast<float>(largest)) + largest + 1;
-        const std::int64_t line = d / line_dims(scale_.bits);
-        std::uint8_t& byte = place[line * kLineBytes + d % kRowBytes];
-        const bool is_high = d % line_dims(scale_.bits) >= kRowBytes;
-        byte = static_cast<std::uint8_t>(is_high ? byte | code << 4 : code);
+    const std::int64_t of_line = line_dims(scale_.bits);
+    for (std::int64_t begin = 0; begin < dim(); begin += kDimsAtOnce) {
+        const std::int64_t count = std::min(kDimsAtOnce, dim() - begin);
+        std::uint8_t dims[kDimsAtOnce + kRowBytes] = {};
+        for (std::int64_t i = 0; i < count; ++i) {
+            const float value = (x[begin + i] - centre[begin + i]) / step[begin + i];
+            const std::int32_t code = to_code(value, static_cast<float>(largest)) + largest + 1;
+            dims[i] = static_cast<std::uint8_t>(code);
+        }
+        std::uint8_t* line = place + begin / of_line * kLineBytes;
+        for (std::int64_t i = 0; i < count; i += of_line, line += kLineBytes) {
+            for (std::int64_t j = 0; j < std::min(kRowBytes, count - i); ++j) {
+                line[j] = dims[i + j];
+                if (of_line > kRowBytes) line[j] |= dims[i + kRowBytes + j] << 4;
+            }
+        }
     }
 }
 

@@ -213,6 +213,18 @@ def test_a_commit_does_not_vouch_for_damaged_codes(index: AdaptiveIndex) -> None
     assert codes_made(index) == ROWS
 
 
+def test_a_commit_does_not_vouch_for_damaged_lists(index: AdaptiveIndex) -> None:
+    path = index.path / LISTS_FILE
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with index.store.writer() as writer:
+        writer.delete_documents(["3"])
+    store = index.store.reopened()
+    assert not store.attributes[LISTS] and not path.exists()
+    assert is_plan_due(store) and open_funnel(store, threads=1).plan.lists == 0
+
+
 def test_codes_of_another_width_are_made_anew_and_kept(index: AdaptiveIndex) -> None:
     before = (index.path / CODES_FILE).read_bytes()
     plan = read_plan(index.store.attributes)
