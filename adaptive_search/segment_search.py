@@ -41,11 +41,11 @@ class KeptLists:
     means: NDArray[np.float16]
     key: str  # what the lists of a segment's rows are kept under
 
-    def rows_of(self, segment: FunnelSegment, spec: StoreSpec, threads: int) -> NDArray[np.uint32]:
+    def rows_of(self, segment: FunnelSegment, spec: StoreSpec) -> NDArray[np.uint32]:
         """The list of each row of a segment, worked out: uint32 (rows,)."""
         from adaptive_search.indexes.heads import assign
 
-        return assign(segment, self.centroids, dims=spec.dims, threads=threads)
+        return assign(segment, self.centroids, dims=spec.dims)
 
 
 def open_funnel(store: Store, *, threads: int, kept_codes: bool = True) -> Funnel:
@@ -65,7 +65,7 @@ def open_funnel(store: Store, *, threads: int, kept_codes: bool = True) -> Funne
         coded = 0 if kept is None else kept.rows
         starts = np.cumsum([0, *(segment.rows for segment in segments)])
         segments = [
-            part if start < coded else _with_lists(store, segment, part, lists, threads)
+            part if start < coded else _with_lists(store, segment, part, lists)
             for segment, part, start in zip(store.segments, segments, starts[:-1], strict=True)
         ]
     return Funnel(
@@ -106,7 +106,7 @@ def keep_codes(store: Store, *, threads: int) -> bool:
     segments = [funnel_segment(store, segment) for segment in store.segments]
     if lists is not None and plan.lists:
         segments = [
-            _with_lists(store, segment, part, lists, threads)
+            _with_lists(store, segment, part, lists)
             for segment, part in zip(store.segments, segments, strict=True)
         ]
     bands = store.spec.bands_of(plan.head_dim)
@@ -235,10 +235,10 @@ def kept_rows(segment: Segment, lists: KeptLists) -> NDArray[np.uint32] | None:
 
 
 def _with_lists(
-    store: Store, segment: Segment, part: FunnelSegment, lists: KeptLists, threads: int
+    store: Store, segment: Segment, part: FunnelSegment, lists: KeptLists
 ) -> FunnelSegment:
     rows = kept_rows(segment, lists)
     if rows is None:
-        rows = lists.rows_of(part, store.spec, threads)
+        rows = lists.rows_of(part, store.spec)
         store.write_cache(segment, rows.tobytes(), key=lists.key)
     return dataclasses.replace(part, lists=rows)

@@ -40,13 +40,13 @@ class Clusters:
         self._parts = [slice(e - size, e) for e, size in zip(ends, sizes, strict=True)]
         self._join()
 
-    def nearest(self, rows: _Floats) -> _Rows:
-        """The list of each row, int64 (n,)."""
-        near = min(_NEAR_GROUPS, len(self._parts))
+    def nearest(self, rows: _Floats, groups: int = _NEAR_GROUPS) -> _Rows:
+        """The list of each row, int64 (n,), from the `groups` groups that are nearest to it."""
+        near = min(groups, len(self._parts))
         scores = rows @ self._groups.T
-        groups = np.argpartition(-scores, near - 1, axis=1)[:, :near].ravel()
-        order = np.argsort(groups, kind="stable")
-        bounds = np.searchsorted(groups[order], np.arange(len(self._parts) + 1))
+        chosen = np.argpartition(-scores, near - 1, axis=1)[:, :near].ravel()
+        order = np.argsort(chosen, kind="stable")
+        bounds = np.searchsorted(chosen[order], np.arange(len(self._parts) + 1))
         best = np.full(len(rows), -np.inf, np.float32)
         found = np.zeros(len(rows), np.int64)
         for part, begin, end in zip(self._parts, bounds, bounds[1:], strict=False):

