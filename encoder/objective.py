@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from adaptive_search.encoder import losses, seeding
 from adaptive_search.encoder.data import Text, TokenBatch, join, length_groups
+from adaptive_search.encoder.least_squares import LeastSquares
 from adaptive_search.encoder.model import MatMambaEncoder
 from adaptive_search.encoder.recipe import Recipe, Stage
 from adaptive_search.encoder.teacher import Teacher
@@ -121,6 +122,53 @@ class Objective(nn.Module):
         heads = torch.cat([weight.unflatten(1, (-1, d_model)).sum(1) for weight in weights])
         pooled = directions @ torch.linalg.pinv(heads)
         self.maps["pooled"].weight.copy_(pooled)  # type: ignore[operator]
+
+    @property
+    def is_aligned(self) -> bool:
+        """Whether the maps were set, or trained."""
+        return bool(self.maps["pooled"].weight.any())  # type: ignore[operator]
+
+    @torch.no_grad()
+    def forget_alignment(self) -> None:
+        """Have the maps set before they are used: the weights come from elsewhere."""
+        for parameter in self.maps.parameters():
+            parameter.zero_()
+
+    @torch.no_grad()
+    def fit(self, texts: Sequence[Text]) -> None:
+        """Set the maps and the rotation for trained weights, from what they and the teacher say.
+
+        The maps by least squares; the rotation is the orthogonal one that brings the teacher's
+        vectors nearest to the first bands (Schoenemann 1966, doi:10.1007/BF02289451).
+        """
+        fits = {
+            name: LeastSquares(part)
+            for name, part in self.maps.named_modules()
+            if isinstance(part, nn.Linear)
+        }
+        rank = max((dim for dim in self.config.dims if dim <= self.teacher.width), default=0)
+        products = torch.zeros(self.teacher.width, rank, device=self.rotation.device)
+        for rows, group in length_groups([text.ids for text in texts], self._group_tokens):
+            ids, lengths = self._to_device(group)
+            with self._autocast():
+                states = self.model.states(ids, lengths)
+                hidden = self.model.final_norm(states[-1])
+                vectors = self.model.embed(hidden, lengths).float()
+            if self.teacher.shares_tokens:
+                real = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)
+                layered, pooled = self.teacher.states(ids, lengths)
+                fits["token"].add(hidden[real], layered[-1][real])
+                for place, (state, taught) in enumerate(self._matched_layers(states, layered)):
+                    fits[f"layers.{place}"].add(state[real], taught[real])
+            else:
+                pooled = self.teacher.vectors([texts[row] for row in rows])
+            fits["pooled"].add(vectors, pooled)
+            products += pooled.T @ vectors[:, :rank]
+        for name, fit in fits.items():
+            if name == "pooled" or self.teacher.shares_tokens:
+                fit.solve()
+        left, _, right = torch.linalg.svd(products)
+        self.rotation.copy_(torch.cat([left[:, :rank] @ right, left[:, rank:]], dim=1))
 
     def backward(
         self, stage: Stage, step: int, columns: Sequence[Sequence[Text]], seed: Sequence[int]
@@ -238,12 +286,19 @@ class Objective(nn.Module):
             states: what leaves each block, (tokens, d_model).
             taught: what enters the teacher's first layer, and what leaves each, (tokens, width).
         """
-        distances = []
-        for number, layer in zip(self._matched, self._layer_maps(), strict=True):
-            teacher = taught[round(number * (len(taught) - 1) / len(states))].float()
-            student = layer(states[number - 1]).float()
-            distances.append(losses.relative_distances(student, teacher))
+        pairs = self._matched_layers(states, taught)
+        distances = [
+            losses.relative_distances(layer(state).float(), teacher.float())
+            for layer, (state, teacher) in zip(self._layer_maps(), pairs, strict=True)
+        ]
         return torch.stack(distances).mean(0).sum()
+
+    def _matched_layers(
+        self, states: Sequence[Tensor], taught: Sequence[Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """States that are matched, and the teacher's as far up."""
+        for number in self._matched:
+            yield states[number - 1], taught[round(number * (len(taught) - 1) / len(states))]
 
     def _narrow_distance(self, step: int, ids: Tensor, lengths: Tensor, vectors: Tensor) -> Tensor:
         """Distance of one narrower sub-model's bands from the full model's."""

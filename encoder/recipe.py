@@ -102,10 +102,14 @@ class Stage:
         return self.needs_teacher and is_turn(with_texts, self.long_share)
 
     @property
+    def needs_alignment(self) -> bool:
+        """Whether a loss is on that maps the student's space to the teacher's."""
+        return any((self.token, self.layers, self.pooled, self.squared, self.bands))
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether any of the teacher's losses is on."""
-        weights = (self.token, self.layers, self.pooled, self.squared, self.bands, self.relational)
-        return any(weights)
+        return self.needs_alignment or bool(self.relational)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from adaptive_search.encoder.workers import Workers
 from adaptive_search.errors import TrainingError, WeightsError
 
 STATE = "state.safetensors"
+FIT_BATCHES = 25  # of as many tokens, by which trained weights are compared with the teacher
 SURVEY = Stage(steps=1, batch_tokens=4096, max_tokens=64)
 
 # What a damaged or foreign state file raises.
@@ -187,7 +188,8 @@ class Trainer:
         if self.recipe.principal_bands:
             model = MatMambaEncoder(config).to(self.workers.device)
             model.load_state_dict(state)
-            batches = itertools.chain.from_iterable(map(self._survey, self.files))
+            surveys = (self._survey(kind, self.recipe.survey_batches) for kind in self.files)
+            batches = itertools.chain.from_iterable(surveys)
             texts = [text for columns in batches for column in columns for text in column]
             config, heads = principal.turn_heads(
                 model, texts, self.recipe.principal_bands, self.recipe.group_tokens
@@ -203,6 +205,8 @@ class Trainer:
         optimizers = Optimizers(parameters, stage.optimizer, self.recipe.weight_decay)
         streams = {kind: self._stream(stage, kind) for kind in self.files}
         self._restore(optimizers, streams)
+        if stage.needs_alignment and not self.objective.is_aligned:
+            self.objective.fit(self._sample(FIT_BATCHES))
         held_out = self._held_out(stage)
         while self.step < stage.steps:
             began = time.perf_counter()
@@ -267,14 +271,18 @@ class Trainer:
 
     # -- start, save, resume -----------------------------------------------
 
-    def _survey(self, kind: str) -> Iterator[tuple[list[Text], ...]]:
+    def _survey(self, kind: str, batches: int) -> Iterator[tuple[list[Text], ...]]:
         """The first batches of texts, or of pairs."""
-        return itertools.islice(self._stream(SURVEY, kind), self.recipe.survey_batches)
+        return itertools.islice(self._stream(SURVEY, kind), batches)
+
+    def _sample(self, batches: int) -> list[Text]:
+        """Texts, or else positives, from the beginning of the data."""
+        survey = self._survey(next(iter(self.files)), batches)
+        return [text for columns in survey for text in columns[-1]]
 
     def _seed(self) -> None:
         """Start from the teacher."""
-        batches = self._survey(next(iter(self.files)))
-        sample = [text for columns in batches for text in columns[-1]]
+        sample = self._sample(self.recipe.survey_batches)
         teacher, config = self.objective.teacher, self.recipe.config
         space = seeding.survey(teacher, sample, config.vocab_size)
         if self.recipe.table == "inputs" and teacher.shares_tokens:
@@ -287,6 +295,7 @@ class Trainer:
 
     def _load(self, start: checkpoint.Checkpoint) -> None:
         """Start from trained weights."""
+        self.objective.forget_alignment()
         tensors = checkpoint.dequantize(start.tensors)
         self.model.load_state_dict({k: torch.from_numpy(v) for k, v in tensors.items()})
 

@@ -398,6 +398,26 @@ def test_training_goes_on_from_weights(
     assert checkpoint.load(trainer.run / "weights").fingerprint != want.fingerprint
 
 
+@pytest.mark.parametrize("name", ["teacher", "foreign"])
+def test_trained_weights_go_on_near_their_teacher(
+    make_trainer: MakeTrainer, recipe: Recipe, folder: Path, name: str
+) -> None:
+    rates = {"learning_rate": 3e-3, "warmup_steps": 2, "pairs_share": 0.0}
+    stage = Stage(60, 256, max_tokens=24, token=0.2, layers=0.2, bands=1.0, **rates)
+    recipe = dataclasses.replace(recipe, stages=(stage,), precision="float32")
+    teacher = folder / name
+    first = make_trainer(recipe, "first", teacher=teacher)
+    steps = run(first)
+    more = {"teacher": teacher, "weights": first.run / "weights", "from_scratch": False}
+    again = run(make_trainer(recipe, "second", **more), stop=(0, 4))
+    for part in ("pooled", "bands", "layers") if name == "teacher" else ("pooled", "bands"):
+        at_first, reached = steps[0].losses[part], np.mean([p.losses[part] for p in steps[-5:]])
+        assert again[0].losses[part] < reached + 0.3 * (at_first - reached), part
+    resumed = run(make_trainer(recipe, "second", **more))
+    unbroken = run(make_trainer(recipe, "third", **more))
+    assert losses_of(resumed).items() <= losses_of(unbroken).items()
+
+
 def test_a_teacher_of_other_tokens_and_width(
     make_trainer: MakeTrainer, recipe: Recipe, folder: Path
 ) -> None:
