@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -227,9 +228,9 @@ class Publisher:
                 remove_directory(self.io, self.root / name)
 
     def _sweep_segment(self, directory: Path, needed: set[str]) -> None:
-        for child in directory.iterdir():
-            if child.name not in needed and _OUR_LEFTOVER.fullmatch(child.name):
-                self.io.unlink(child)
+        for name in os.listdir(directory):  # an index has thousands of them, mostly bands
+            if name not in needed and _OUR_LEFTOVER.fullmatch(name):
+                self.io.unlink(directory / name)
 
 
 def _is_whole(segment: Segment) -> bool:

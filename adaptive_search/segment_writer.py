@@ -270,9 +270,11 @@ class SegmentWriter:
 
     def append_block(self, block: Block, start: int, stop: int) -> None:
         """Append the rows of a block from `start` to `stop`."""
-        for position, document in block.documents.items():
-            if start <= position < stop:
-                self.begin_document(*document, row=self.rows + position - start)
+        self._documents += [
+            (*document, self.rows + position - start)
+            for position, document in block.documents.items()
+            if start <= position < stop
+        ]
         self.append_batch(block.batch.slice(start, stop - start), block.vectors[start:stop])
 
     def begin_document(self, document_id: str, path: str, content_hash: bytes, *, row: int) -> None:

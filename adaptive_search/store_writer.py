@@ -279,11 +279,10 @@ class StoreWriter:
             if self._open_continues:
                 self._open.begin_document(*self._last_document, row=0)
         self._open.append_block(block, start, stop)
-        for position, document in block.documents.items():
-            if start <= position < stop:
-                self._last_document = document
-                self._fresh.add(document[0])
-                self._begun += 1
+        begun = [d for position, d in block.documents.items() if start <= position < stop]
+        self._last_document = begun[-1] if begun else self._last_document
+        self._fresh.update(document_id for document_id, _, _ in begun)
+        self._begun += len(begun)
 
     def _close_piece(self) -> None:
         if self._open is not None:

@@ -138,9 +138,11 @@ def _content_hash(vector: memoryview, text: str, fields: Mapping[str, Scalar]) -
     Vectors are long, and whoever makes two of one XXH3 deceives only himself; texts may come from
     others.
     """
-    rest = repr((text, sorted(fields.items()))) if text or fields else ""
-    digest = xxhash.xxh3_128_digest(vector) + rest.encode()
-    return hashlib.blake2b(digest, digest_size=16).digest()
+    digest: bytes = xxhash.xxh3_128_digest(vector)
+    if not text and not fields:
+        return digest
+    rest = repr((text, sorted(fields.items()))).encode()
+    return hashlib.blake2b(digest + rest, digest_size=16).digest()
 
 
 def query_matrix(vectors: Vectors) -> NDArray[np.float32]:
