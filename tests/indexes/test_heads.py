@@ -18,6 +18,16 @@ def clustered(count: int, groups: int, seed: int) -> np.ndarray:
     return unit_rows(near.astype(np.float32))
 
 
+def test_extremes_are_those_of_the_numbers() -> None:
+    rng = np.random.default_rng(0)
+    rows = (rng.standard_normal((5000, 7)) * [1, 1e-6, 1e4, 1, 0, 1, 1]).astype(np.float16)
+    rows[:, 5], rows[:, 6] = np.abs(rows[:, 5]), -np.abs(rows[:, 6])
+    low, high = heads._extremes(rows)
+    assert low.dtype == high.dtype == np.float32
+    np.testing.assert_array_equal(low, rows.min(axis=0))
+    np.testing.assert_array_equal(high, rows.max(axis=0))
+
+
 @pytest.mark.parametrize("lists", [1, 63, 64, 65, 200])
 def test_rows_go_to_the_nearest_of_few_lists(lists: int) -> None:
     rows, centroids = clustered(500, 9, 0), clustered(lists, 9, 1).astype(np.float16)
