@@ -134,17 +134,19 @@ class StorageFile:
     @contextmanager
     def _hashing(self, view: memoryview) -> Iterator[None]:
         """Hash bytes, many of them beside what is done with them meanwhile."""
-        if self._hash is None:
-            yield
-        elif len(view) < HASHED_ASIDE_BYTES:
-            self._hash.update(view)
-            yield
-        else:
+        thread = None
+        if self._hash is not None and len(view) >= HASHED_ASIDE_BYTES:
             thread = Thread(target=self._hash.update, args=(view,))
-            thread.start()
             try:
-                yield
-            finally:
+                thread.start()
+            except RuntimeError:  # the system has no more threads
+                thread = None
+        if self._hash is not None and thread is None:
+            self._hash.update(view)
+        try:
+            yield
+        finally:
+            if thread is not None:
                 thread.join()
 
     def _write(self, rest: memoryview) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,15 @@ def test_short_writes_are_completed(tmp_path: Path) -> None:
     assert hash_file(tmp_path / "a") == entry
 
 
-def test_long_and_short_pieces_are_hashed_in_order(tmp_path: Path) -> None:
+@pytest.mark.parametrize("threads", [True, False])
+def test_long_and_short_pieces_are_hashed_in_order(
+    tmp_path: Path, threads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    if not threads:
+        monkeypatch.setattr(threading.Thread, "start", refused)
     pieces = [bytes([n]) * size for n, size in enumerate((3, HASHED_ASIDE_BYTES, 1, 1 << 20))]
     with StorageFile(StorageIO(), tmp_path / "a") as file:
         for piece in pieces:
