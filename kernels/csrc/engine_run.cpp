@@ -346,12 +346,21 @@ void Engine::encode_alternating(const Batch &batch, int threads, float *out,
     if (failure) std::rethrow_exception(failure);
 }
 
+namespace {
+
+// Products that take as long as a thread takes to start, and then some.
+constexpr std::size_t kThreadProducts = std::size_t{8} << 20;
+
+}  // namespace
+
 void Engine::project(const float *states, std::size_t count, std::size_t bands, int threads,
                      float *out) const {
     if (count == 0) return;
-    const auto workers = static_cast<std::size_t>(threads);
     const std::size_t d = config_.d_model, width = dim(bands);
     const std::size_t copies = config_.pooled_bands(bands);
+    const std::size_t worth = std::max<std::size_t>(1, kThreadProducts / (d * width));
+    const std::size_t workers =
+        std::min(static_cast<std::size_t>(threads), (count + worth - 1) / worth);
     const std::size_t share = std::min(kTile, (count + workers - 1) / workers);
     std::mutex mutex;
     std::exception_ptr failure;
