@@ -50,7 +50,7 @@ struct Batch {
     std::size_t bands;
 };
 
-// The weights give a vector that is not finite; WeightsError in Python.
+// The weights give a vector that is zero or not finite; WeightsError in Python.
 struct WeightsDamaged : std::runtime_error {
     using std::runtime_error::runtime_error;
 };

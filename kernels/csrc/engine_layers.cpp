@@ -195,12 +195,11 @@ void Engine::project(std::size_t texts, std::size_t bands, Workspace &work) cons
             float *band = out + i * width;
             double squares = 0.0;
             for (std::size_t c = 0; c < n; ++c) squares += double{band[c]} * band[c];
-            if (!(squares < kTooLong)) {
+            if (!(squares > 0.0 && squares < kTooLong)) {
                 throw WeightsDamaged(
-                    "the weights give a vector that is not finite, or far too long; they are damaged");
+                    "the weights give a vector that is zero, not finite or far too long; they are damaged");
             }
-            const auto scale =
-                static_cast<float>(config_.band_weights[b] / std::max(std::sqrt(squares), 1e-12));
+            const auto scale = static_cast<float>(config_.band_weights[b] / std::sqrt(squares));
             for (std::size_t c = 0; c < n; ++c) band[c] *= scale;
         }
     }

@@ -324,6 +324,14 @@ def test_any_call_is_answered_or_refused(
     np.testing.assert_allclose(np.sum(vectors**2, axis=1), energy, rtol=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_a_weight_that_drowns_all_others_is_named(precision: str) -> None:
+    tensors = random_tensors(SMALL)
+    tensors["blocks.1.mixer.norm.weight"][13] = 3e38
+    with pytest.raises(WeightsError, match="zero, not finite or far too long"):
+        encode(make_engine(SMALL, tensors, precision), random_texts(SMALL, (7, 99)), (8, 3, 1))
+
+
 @settings(max_examples=30, deadline=None)
 @given(data=st.data(), value=st.sampled_from([np.nan, np.inf, -np.inf, 3e38]))
 def test_one_bad_weight_is_harmless_or_named(data: st.DataObject, value: float) -> None:
