@@ -17,8 +17,7 @@ from adaptive_search.segment import Segment
 
 # Both halves of each key, and the number of its segment times _SEGMENT plus the place in that.
 _Columns = tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]
-_SHIFT = 32
-_SEGMENT = 1 << _SHIFT
+_SEGMENT = 1 << 32
 
 
 class Catalog:
@@ -41,7 +40,7 @@ class Catalog:
         if stay.all():
             return self
         numbers = np.cumsum(stay, dtype=np.uint64) - np.uint64(1)
-        segments, documents = _split(self._columns[2])
+        segments, documents = np.divmod(self._columns[2], np.uint64(_SEGMENT))
         kept = stay[segments]
         places = numbers[segments[kept]] * np.uint64(_SEGMENT) + documents[kept]
         catalog = copy.copy(self)
@@ -93,7 +92,7 @@ class Catalog:
     def in_entries(self, values: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
         """Values of each segment's documents, in the order of the entries here: bool (entries,)."""
         starts = np.cumsum([0, *map(len, values)])[:-1].astype(np.uint64)
-        segments, documents = _split(self._columns[2])
+        segments, documents = np.divmod(self._columns[2], np.uint64(_SEGMENT))
         flat = np.concatenate([np.zeros(0, np.bool_), *values])
         of_entries: NDArray[np.bool_] = flat[starts[segments] + documents]
         return of_entries
@@ -165,11 +164,6 @@ class KnownDocuments:
                 documents.column("document_id")[index].as_py(),
                 documents.column("path")[index].as_py(),
             )
-
-
-def _split(places: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Numbers of segments, and places in their documents tables."""
-    return places >> np.uint64(_SHIFT), places & np.uint64(_SEGMENT - 1)
 
 
 def _key(document_id: str) -> tuple[int, int]:

@@ -44,9 +44,7 @@ ALIGNMENT = 4096
 
 def read_codes(root: Path, manifest: Manifest, plan: Plan) -> KeptCodes | None:
     """The codes that are kept for a plan, mapped; None if they are missing, damaged or others."""
-    if not manifest.attributes.get(CODES):
-        return None
-    checksum = str(manifest.attributes[CODES])
+    checksum = manifest.attributes.get(CODES, "")
     data = map_checked(root / CODES_FILE, checksum, manifest.committed_ns)
     return None if data is None else _parse(data, manifest, plan)
 

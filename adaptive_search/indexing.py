@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from adaptive_search.chunking import Chunk, Chunker
 from adaptive_search.documents import Document, Scalar, Skipped, is_text
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from adaptive_search.store_writer import StoreWriter
 
 BATCH_TOKENS = 16_384
+_Made = TypeVar("_Made")
 MAX_NUMBER_DIGITS = 18  # of a document id that counts as a running number
 BYTES_PER_TOKEN = 8  # of text, at the most: prose has 4 to 5
 
@@ -150,15 +151,8 @@ def index_vectors(
             if not writer.segments:
                 writer.check_space(rows, text_bytes=0)
             try:
-                pending: Future[None] | None = None
-                for batch in batches:  # which are checked while the one before is stored
-                    if pending is not None:
-                        pending.result()
-                        report(summary)
-                    pending = thread.submit(_store_vectors, writer, known, batch, summary)
-                if pending is not None:
-                    pending.result()
-                    report(summary)
+                each = partial(_store_vectors, writer, known, summary)
+                _store_each(batches, each, thread, partial(report, summary))
             except KeyboardInterrupt:
                 thread.submit(writer.commit).result()
                 raise
@@ -170,7 +164,7 @@ def index_vectors(
 
 
 def _store_vectors(
-    writer: StoreWriter, known: KnownDocuments, batch: VectorBatch, summary: IndexSummary
+    writer: StoreWriter, known: KnownDocuments, summary: IndexSummary, batch: VectorBatch
 ) -> None:
     """Append the rows of a batch that are new or have changed."""
     hashes = known.pop_all([row.document_id for row in batch.rows])
@@ -228,6 +222,24 @@ def _free_ids(index: Path) -> Iterator[str]:
         if name.isdecimal() and len(name) <= MAX_NUMBER_DIGITS
     )
     yield from map(str, itertools.count(max(numbers, default=-1) + 1))
+
+
+def _store_each(
+    batches: Iterable[_Made],
+    store: Callable[[_Made], None],
+    thread: ThreadPoolExecutor,
+    stored: Callable[[], None],
+) -> None:
+    """Make each batch while the one before is stored."""
+    pending: Future[None] | None = None
+    for batch in batches:
+        if pending is not None:
+            pending.result()
+            stored()
+        pending = thread.submit(store, batch)
+    if pending is not None:
+        pending.result()
+        stored()
 
 
 @contextmanager
@@ -297,18 +309,12 @@ class _Run:
             raise
 
     def _store_all(self, documents: Iterable[Document], check: Callable[[], None]) -> None:
-        """Cut the next batch while the one before is encoded and stored."""
-        pending: Future[None] | None = None
-        for batch in self._batches(documents):
-            if pending is None:
-                check()
-            else:
-                pending.result()
-                self.report(self.summary)
-            pending = self.thread.submit(self._store, batch)
-        if pending is not None:
-            pending.result()
-            self.report(self.summary)
+        batches = self._batches(documents)
+        first = list(itertools.islice(batches, 1))
+        if first:
+            check()
+        report = partial(self.report, self.summary)
+        _store_each(itertools.chain(first, batches), self._store, self.thread, report)
 
     def _check_space(self, known: KnownDocuments, *, is_first: bool) -> None:
         """Refuse a run that the disk cannot take to its end, before the time is spent."""

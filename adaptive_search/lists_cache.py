@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -69,22 +68,16 @@ def write_cache(io: StorageIO, segment: Segment, payload: bytes, *, key: str) ->
     _replace(io, path, payload + _trailer(segment, payload, key.encode()))
 
 
-def map_lists_file(
-    root: Path, attributes: Mapping[str, Scalar], committed_ns: int
-) -> NDArray[np.uint8] | None:
-    """What all lists of an index share; None if that is missing, or not what its manifest says."""
-    checksum = str(attributes.get(LISTS, ""))
-    return map_checked(root / LISTS_FILE, checksum, committed_ns) if checksum else None
-
-
-def map_checked(path: Path, checksum: str, committed_ns: int) -> NDArray[np.uint8] | None:
-    """A mapped file; None if it is missing, or not what its SHA-256 says.
+def map_checked(path: Path, checksum: Scalar, committed_ns: int) -> NDArray[np.uint8] | None:
+    """A cache beside the manifest, mapped; None if it is missing, or not what its SHA-256 says.
 
     Args:
         path: of the file.
-        checksum: that a commit recorded.
+        checksum: the attribute that a commit recorded; without one the file is a leftover.
         committed_ns: time of that commit: what was not touched since is not hashed.
     """
+    if not checksum:
+        return None
     try:
         status = os.lstat(path)
         if not stat.S_ISREG(status.st_mode):

@@ -164,7 +164,7 @@ class Publisher:
             segment.check_suspects()
         # What a commit names is trusted from then on.
         for name, key in _CACHES.items():
-            checksum = str(self.attributes.get(key, ""))
+            checksum = self.attributes.get(key, "")
             if checksum and map_checked(self.root / name, checksum, committed_ns) is None:
                 self.attributes[key] = ""
         generation = self.manifest.generation + 1

@@ -22,7 +22,7 @@ from adaptive_search.errors import QueryError
 from adaptive_search.indexes.flat import FunnelSegment
 from adaptive_search.indexes.funnel import Funnel
 from adaptive_search.indexes.plan import DEFAULT_RECALL, Plan
-from adaptive_search.lists_cache import LISTS, map_lists_file, read_cache
+from adaptive_search.lists_cache import LISTS, LISTS_FILE, map_checked, read_cache
 from adaptive_search.manifest import Scalar, StoreSpec
 from adaptive_search.segment import Segment
 from adaptive_search.store import Store
@@ -203,7 +203,8 @@ def read_lists(store: Store) -> KeptLists | None:
     if plan is None or not plan.lists:
         return None
     widths = [dim_up_to(store.spec.dims, dim) for dim in (CLUSTER_DIM, ROUTE_DIM)]
-    data = map_lists_file(store.path, store.attributes, store.manifest.committed_ns)
+    checksum = store.attributes.get(LISTS, "")
+    data = map_checked(store.path / LISTS_FILE, checksum, store.manifest.committed_ns)
     if data is None or len(data) != 2 * plan.lists * sum(widths):
         return None
     centroids, means = np.split(data.view(np.float16), [plan.lists * widths[0]])

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -135,13 +135,20 @@ def _squares(band: NDArray[np.float16]) -> NDArray[np.float64]:
     return squares
 
 
+Document: TypeAlias = tuple[str, str, bytes]  # id, path and content hash
+
+
 @dataclass(frozen=True)
 class Block:
     """Checked rows, ready to be written."""
 
     batch: pa.RecordBatch
     vectors: Vectors
-    documents: Mapping[int, tuple[str, str, bytes]]  # position -> id, path, hash of what begins
+    documents: Mapping[int, Document]  # that begin, by the position of their first row
+
+    def begun(self, start: int, stop: int) -> dict[int, Document]:
+        """Documents that begin from row `start` to `stop`."""
+        return {at: document for at, document in self.documents.items() if start <= at < stop}
 
 
 def make_block(
@@ -270,11 +277,8 @@ class SegmentWriter:
 
     def append_block(self, block: Block, start: int, stop: int) -> None:
         """Append the rows of a block from `start` to `stop`."""
-        self._documents += [
-            (*document, self.rows + position - start)
-            for position, document in block.documents.items()
-            if start <= position < stop
-        ]
+        begun = block.begun(start, stop)
+        self._documents += [(*each, self.rows + at - start) for at, each in begun.items()]
         self.append_batch(block.batch.slice(start, stop - start), block.vectors[start:stop])
 
     def begin_document(self, document_id: str, path: str, content_hash: bytes, *, row: int) -> None:

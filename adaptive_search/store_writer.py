@@ -279,7 +279,7 @@ class StoreWriter:
             if self._open_continues:
                 self._open.begin_document(*self._last_document, row=0)
         self._open.append_block(block, start, stop)
-        begun = [d for position, d in block.documents.items() if start <= position < stop]
+        begun = list(block.begun(start, stop).values())
         self._last_document = begun[-1] if begun else self._last_document
         self._fresh.update(document_id for document_id, _, _ in begun)
         self._begun += len(begun)
@@ -333,7 +333,7 @@ class StoreWriter:
             for index, document_id in enumerate(ids):
                 is_alone = not known[index] and added_times[document_id] == 1
                 if is_alone and document_id not in self._removed and index + 1 < len(ids):
-                    continue  # nothing to bury
+                    continue  # it replaces none; only the last of a segment may be unfinished
                 place = segment, int(starts[index]), int(counts[index])
                 if carried and place[1] == segment.rows - carried and segment is added[-1]:
                     bury_rows(*place)

@@ -135,7 +135,7 @@ class IndexCheck:
 
     def _lists(self, manifest: Manifest) -> None:
         for name, key in ((LISTS_FILE, LISTS), (CODES_FILE, CODES)):
-            path, checksum = self.root / name, str(manifest.attributes.get(key, ""))
+            path, checksum = self.root / name, manifest.attributes.get(key, "")
             is_kept = checksum and os.path.lexists(path)
             if is_kept and map_checked(path, checksum, committed_ns=0) is None:
                 self.damaged_caches.append(str(path))

@@ -199,9 +199,9 @@ def _plan(path: Path, io: StorageIO) -> None:
 
 def kept(store: Store, name: str, key: str) -> bytes | None:
     """What a reader takes a cache of the index for; None where it does not use it."""
-    checksum = str(store.attributes.get(key, ""))
+    checksum = store.attributes.get(key, "")
     data = map_checked(store.path / name, checksum, store.manifest.committed_ns)
-    return data.tobytes() if checksum and data is not None else None
+    return None if data is None else data.tobytes()
 
 
 def _start_damaged(path: Path) -> None:

@@ -185,9 +185,9 @@ def main() -> None:
     exact = Funnel(segments, DIMS, prefix_energy=energy)
     truth = exact.search(queries, K, exact=True).rows
     ways = {"exact": lambda q: exact.search(q, K, exact=True).rows}
-    few = EXACT_QUERIES
     scan = Built("exact (ours)", ways, 0.0, 0.0, 2.0 * DIMS[-1])
-    records = measure(scan, queries[:few], truth[:few], args.rounds)
+    few = queries[:EXACT_QUERIES], truth[:EXACT_QUERIES]
+    records = measure(scan, *few, args.rounds)
     for built in ours(segments, energy, args.recall):
         records += measure(built, queries, truth, args.rounds)
     del built
@@ -199,8 +199,8 @@ def main() -> None:
             print(f"{name} is not installed", flush=True)
             continue
         del wide
-        few = EXACT_QUERIES if name == "faiss-flat" else len(queries)
-        records += measure(peer, queries[:few], truth[:few], args.rounds)
+        asked = few if name == "faiss-flat" else (queries, truth)
+        records += measure(peer, *asked, args.rounds)
         del peer
         gc.collect()
     table = pd.DataFrame(records)

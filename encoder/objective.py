@@ -135,7 +135,7 @@ class Objective(nn.Module):
             parameter.zero_()
 
     @torch.no_grad()
-    def fit(self, texts: Sequence[Text]) -> None:
+    def fit_alignment(self, texts: Sequence[Text]) -> None:
         """Set the maps and the rotation for trained weights, from what they and the teacher say.
 
         The maps by least squares; the rotation is the orthogonal one that brings the teacher's

@@ -206,7 +206,7 @@ class Trainer:
         streams = {kind: self._stream(stage, kind) for kind in self.files}
         self._restore(optimizers, streams)
         if stage.needs_alignment and not self.objective.is_aligned:
-            self.objective.fit(self._sample(FIT_BATCHES))
+            self.objective.fit_alignment(self._sample(FIT_BATCHES))
         held_out = self._held_out(stage)
         while self.step < stage.steps:
             began = time.perf_counter()

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "bands.h"
+#include "float16.h"
 
 namespace adaptive_search {
 namespace {
@@ -29,14 +30,6 @@ inline std::uint16_t narrow(float value) {
     std::uint32_t half = bits < kLeastNormal ? small - kMagic : rounded;
     half = bits >= kOverflow ? kInfinity : half;
     return static_cast<std::uint16_t>(half | sign >> 16);
-}
-
-// Of finite float16 bits.
-inline float widen(std::uint16_t half) {
-    const std::uint32_t bits = (half & 0x7fffu) << 13 | (half & 0x8000u) << 16;
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value * 0x1p112f;  // moves the exponent's bias from 15 to 127
 }
 
 // Sum of the squares of count numbers, each of which `at` gives as a double.

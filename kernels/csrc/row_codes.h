@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "code_table.h"
+#include "float16.h"
 #include "paging.h"
 #include "parallel.h"
 #include "search_arrays.h"
@@ -21,15 +22,10 @@ constexpr std::size_t kQueriesAtOnce = 8;
 // Rows coded as one piece of work.
 constexpr std::size_t kRowsAtOnce = 4096;
 
-// Float16 numbers (as bits) in float32. What is not finite becomes some number: such rows are found,
-// if at all, with the score that the bands give them.
+// Float16 numbers (as bits) in float32. Rows with what is not finite are found, if at all, with the
+// score that the bands give them.
 inline void widen(const std::uint16_t* half, std::int64_t count, float* out) {
-    for (std::int64_t j = 0; j < count; ++j) {
-        const std::uint32_t bits = (half[j] & 0x7fffu) << 13 | (half[j] & 0x8000u) << 16;
-        float value;
-        std::memcpy(&value, &bits, sizeof value);
-        out[j] = value * 0x1p112f;  // moves the exponent's bias from 15 to 127
-    }
+    for (std::int64_t j = 0; j < count; ++j) out[j] = widen(half[j]);
 }
 
 // Queries in the form of codes, and what a product of 1 adds to each one's scores.
