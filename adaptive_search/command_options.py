@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -92,7 +93,16 @@ class CommandGroup(click.Group):
             # A reader of the output that went away, such as head, is no error to report.
             if ctx.params.get("debug") or isinstance(error, BrokenPipeError):
                 raise
+            _drop_unwritable_output()
             raise click.ClickException(_one_line(error)) from None
+
+
+def _drop_unwritable_output() -> None:
+    """What stdout holds and cannot write would be another error when the interpreter ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _short(error: click.UsageError) -> click.UsageError:

@@ -898,7 +898,10 @@ def test_a_reader_that_goes_away_is_no_error(index: Path, tiny_weights_dir: Path
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_a_full_disk_behind_stdout_is_one_line(index: Path, tiny_weights_dir: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_stdout_is_one_line(
+    index: Path, tiny_weights_dir: Path, unbuffered: str
+) -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
             [sys.executable, "-m", "adaptive_search.cli", "query", "water"]
@@ -906,9 +909,10 @@ def test_a_full_disk_behind_stdout_is_one_line(index: Path, tiny_weights_dir: Pa
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
         )
     assert done.returncode == 1
-    assert done.stderr.startswith("Error: No space left on device")
+    assert done.stderr.startswith("Error: No space left on device") and done.stderr.count("\n") == 1
 
 
 def test_ctrl_c_commits_whole_documents(here: Path, tiny_weights_dir: Path, run: Run) -> None:
