@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import struct
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Container, Iterator, Sequence
 from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,21 +19,24 @@ from adaptive_search.segment import Segment
 # Both halves of each key, and the number of its segment times _SEGMENT plus the place in that.
 _Columns = tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]
 _SEGMENT = 1 << 32
+_PART_FACTOR = 8  # by which a part is larger than all that follow it, at the least
 
 
 class Catalog:
     """Finds documents by id. Immutable: a new commit makes a new catalog.
 
-    A document of more rows than a segment takes has one entry for each segment it is in.
+    A document of more rows than a segment takes has one entry for each segment it is in. Entries
+    are sorted in a few parts, each much larger than all that follow it, so that what a commit adds
+    is not sorted in among millions.
     """
 
     def __init__(self, segments: Sequence[Segment], earlier: Catalog | None = None) -> None:
         """Index the documents of `earlier` and of these segments, deleted ones included."""
         known: list[Segment] = earlier.segments if earlier else []
         self.segments: list[Segment] = [*known, *segments]
-        parts = [earlier._columns] if earlier else []
-        parts += [_columns(segment, len(known) + at) for at, segment in enumerate(segments)]
-        self._use(_sorted_columns(parts))
+        parts = earlier._parts if earlier else []
+        added = [_columns(segment, len(known) + at) for at, segment in enumerate(segments)]
+        self._use([*parts, *added])
 
     def keeping(self, names: Container[str]) -> Catalog:
         """The same of some of its segments, by name."""
@@ -40,27 +44,27 @@ class Catalog:
         if stay.all():
             return self
         numbers = np.cumsum(stay, dtype=np.uint64) - np.uint64(1)
-        segments, documents = np.divmod(self._columns[2], np.uint64(_SEGMENT))
-        kept = stay[segments]
-        places = numbers[segments[kept]] * np.uint64(_SEGMENT) + documents[kept]
         catalog = copy.copy(self)
         catalog.segments = [segment for segment in self.segments if segment.name in names]
-        catalog._use((self._columns[0][kept], self._columns[1][kept], places))
+        catalog._use([_renumbered(part, stay, numbers) for part in self._parts])
         return catalog
 
-    def _use(self, columns: _Columns) -> None:
-        self._columns = columns
+    def _use(self, parts: Sequence[_Columns]) -> None:
+        self._parts = _tidied(parts)
+        self._starts = [0, *accumulate(len(high) for high, _, _ in self._parts)]
         # One document is found in a twentieth of the time that numpy's calls take.
-        self._high, self._low, self._places = (column.data for column in columns)
+        self._views = [tuple(column.data for column in part) for part in self._parts]
 
     def positions(self, document_id: str) -> list[int]:
         """Entries of a document in this catalog."""
         high, low = _key(document_id)
-        position, found = bisect_left(self._high, high), []
-        while position < len(self._high) and self._high[position] == high:
-            if self._low[position] == low:
-                found.append(position)
-            position += 1
+        found = []
+        for start, (highs, lows, _) in zip(self._starts, self._views, strict=False):
+            at = bisect_left(highs, high)
+            while at < len(highs) and highs[at] == high:
+                if lows[at] == low:
+                    found.append(start + at)
+                at += 1
         return found
 
     def may_hold(self, document_ids: Sequence[str]) -> list[bool]:
@@ -71,9 +75,10 @@ class Catalog:
         high = _keys(tuple(document_ids))[0]
         order = np.argsort(high)  # neighbours are found in the same memory
         asked = high[order]
-        found = np.searchsorted(self._columns[0], asked)
         held = np.zeros(len(high), np.bool_)
-        held[order] = np.append(self._columns[0], np.uint64(0))[found] == asked
+        for highs, _, _ in self._parts:
+            found = np.minimum(np.searchsorted(highs, asked), len(highs) - 1)
+            held[order] |= highs[found] == asked
         return list(held.tolist())
 
     def find(self, document_id: str) -> list[tuple[Segment, int]]:
@@ -87,23 +92,27 @@ class Catalog:
 
     def numbers(self, position: int | np.intp) -> tuple[int, int]:
         """Number of an entry's segment, and place in that segment's documents table."""
-        return divmod(self._places[position], _SEGMENT)
+        part = bisect_right(self._starts, position) - 1
+        return divmod(self._views[part][2][position - self._starts[part]], _SEGMENT)
 
     def in_entries(self, values: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
         """Values of each segment's documents, in the order of the entries here: bool (entries,)."""
         starts = np.cumsum([0, *map(len, values)])[:-1].astype(np.uint64)
-        segments, documents = np.divmod(self._columns[2], np.uint64(_SEGMENT))
         flat = np.concatenate([np.zeros(0, np.bool_), *values])
-        of_entries: NDArray[np.bool_] = flat[starts[segments] + documents]
-        return of_entries
+        of_entries = [np.zeros(0, np.bool_)]
+        for _, _, places in self._parts:
+            segments, documents = np.divmod(places, np.uint64(_SEGMENT))
+            of_entries.append(flat[starts[segments] + documents])
+        return np.concatenate(of_entries)
 
     def in_order(self, positions: NDArray[np.intp]) -> NDArray[np.intp]:
         """These entries in the order of their rows in the index."""
-        return positions[np.argsort(self._columns[2][positions])]
+        places = np.concatenate([np.zeros(0, np.uint64), *(part[2] for part in self._parts)])
+        return positions[np.argsort(places[positions])]
 
     def __len__(self) -> int:
         """Entries, deleted ones included."""
-        return len(self._columns[0])
+        return self._starts[-1]
 
 
 class KnownDocuments:
@@ -190,14 +199,29 @@ def _columns(segment: Segment, number: int) -> _Columns:
     return keys[0][order], keys[1][order], places[order]
 
 
-def _sorted_columns(parts: Sequence[_Columns]) -> _Columns:
+def _renumbered(part: _Columns, stay: NDArray[np.bool_], numbers: NDArray[np.uint64]) -> _Columns:
+    """The entries of the segments that stay, which have other numbers now."""
+    segments, documents = np.divmod(part[2], np.uint64(_SEGMENT))
+    kept = stay[segments]
+    places = numbers[segments[kept]] * np.uint64(_SEGMENT) + documents[kept]
+    return part[0][kept], part[1][kept], places
+
+
+def _tidied(parts: Sequence[_Columns]) -> list[_Columns]:
+    """The same entries in parts of which each is much larger than all that follow it."""
+    tidy = [part for part in parts if len(part[0])]
+    sizes = [len(high) for high, _, _ in tidy]
+    for at, size in enumerate(sizes):
+        if size < _PART_FACTOR * sum(sizes[at + 1 :]):
+            return [*tidy[:at], _merged(tidy[at:])]
+    return tidy
+
+
+def _merged(parts: Sequence[_Columns]) -> _Columns:
     """All entries, by the first halves of their keys; one column after the other, for memory.
 
     Each part is sorted already, which the sort knows to use.
     """
-    if not parts:
-        empty = np.empty(0, np.uint64)
-        return empty, empty, empty
     order = np.argsort(np.concatenate([high for high, _, _ in parts]), kind="stable")
     high, low, places = (np.concatenate(column)[order] for column in zip(*parts, strict=True))
     return high, low, places

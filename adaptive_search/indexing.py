@@ -167,18 +167,16 @@ def _store_vectors(
     writer: StoreWriter, known: KnownDocuments, summary: IndexSummary, batch: VectorBatch
 ) -> None:
     """Append the rows of a batch that are new or have changed."""
-    hashes = known.pop_all([row.document_id for row in batch.rows])
-    changed = [at for at, row in enumerate(batch.rows) if hashes[at] != row.content_hash]
-    rows, vectors = batch.rows, batch.vectors
-    if len(changed) < len(rows):
-        rows, vectors = [rows[at] for at in changed], vectors[changed]
-    if rows:
-        writer.check_space(len(rows))
-        writer.append(rows, vectors, {row.document_id: row.content_hash for row in rows})
-    summary.seen += len(batch.rows)
-    summary.indexed += len(rows)
-    summary.unchanged += len(batch.rows) - len(rows)
-    summary.chunks += len(rows)
+    before = known.pop_all(batch.ids)
+    changed = [at for at, found in enumerate(before) if found != batch.hashes[at]]
+    new = batch if len(changed) == len(batch) else batch.only(changed)
+    if len(new):
+        writer.check_space(len(new))
+        writer.append_documents(new.ids, new.texts, new.metadata, new.hashes, new.vectors)
+    summary.seen += len(batch)
+    summary.indexed += len(new)
+    summary.unchanged += len(batch) - len(new)
+    summary.chunks += len(new)
 
 
 def text_documents(

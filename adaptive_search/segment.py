@@ -66,7 +66,12 @@ class Row(NamedTuple):
     @property
     def chunk_id(self) -> str:
         """Name of the chunk, unique in the index."""
-        return f"{self.document_id}#{self.ordinal}"
+        return chunk_id(self.document_id, self.ordinal)
+
+
+def chunk_id(document_id: str, ordinal: int) -> str:
+    """Name of a chunk, unique in the index."""
+    return f"{document_id}#{ordinal}"
 
 
 class Segment:

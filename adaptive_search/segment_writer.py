@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +32,7 @@ from adaptive_search.manifest import (
     Scalar,
     StoreSpec,
 )
-from adaptive_search.segment import Row
+from adaptive_search.segment import Row, chunk_id
 from adaptive_search.storage_io import FileEntry, StorageFile, StorageIO
 
 SEGMENT_ROWS = MAX_SEGMENT_ROWS // 2  # a segment ends with the document that reaches this
@@ -135,7 +136,39 @@ def _squares(band: NDArray[np.float16]) -> NDArray[np.float64]:
     return squares
 
 
-Document: TypeAlias = tuple[str, str, bytes]  # id, path and content hash
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """Documents that begin in some rows, one column after the other.
+
+    A tuple for each of many would keep Python's garbage collector busy.
+    """
+
+    rows: list[int] = field(default_factory=list)  # first row of each, rising
+    ids: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    hashes: list[bytes] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.rows)
+
+    def begin_at(self, row: int) -> bool:
+        """Whether one begins at a row."""
+        at = bisect_left(self.rows, row)
+        return at < len(self.rows) and self.rows[at] == row
+
+    def between(self, start: int, stop: int) -> Documents:
+        """Those that begin from row `start` to `stop`, counted from `start`."""
+        some = slice(bisect_left(self.rows, start), bisect_left(self.rows, stop))
+        rows = [row - start for row in self.rows[some]]
+        return Documents(rows, self.ids[some], self.paths[some], self.hashes[some])
+
+    def extend(self, more: Documents, *, first_row: int) -> None:
+        """Append documents whose rows are counted from `first_row`."""
+        self.rows.extend(row + first_row for row in more.rows)
+        self.ids.extend(more.ids)
+        self.paths.extend(more.paths)
+        self.hashes.extend(more.hashes)
 
 
 @dataclass(frozen=True)
@@ -144,11 +177,7 @@ class Block:
 
     batch: pa.RecordBatch
     vectors: Vectors
-    documents: Mapping[int, Document]  # that begin, by the position of their first row
-
-    def begun(self, start: int, stop: int) -> dict[int, Document]:
-        """Documents that begin from row `start` to `stop`."""
-        return {at: document for at, document in self.documents.items() if start <= at < stop}
+    documents: Documents  # that begin in it
 
 
 def make_block(
@@ -171,19 +200,49 @@ def make_block(
     Raises:
         ValueError: rows, vectors and hashes do not fit together, or break the spec.
     """
+    stored = _stored(vectors, spec, len(rows))
+    starts = _document_starts(rows, last)
+    begun = [rows[start] for start in starts]
+    ids = [row.document_id for row in begun]
+    of_documents = [hashes.get(document_id, b"") for document_id in ids]
+    for document_id, content_hash in zip(ids, of_documents, strict=True):
+        if len(content_hash) != HASH_BYTES:
+            raise ValueError(f"document {document_id!r} needs a content hash of {HASH_BYTES} bytes")
+    documents = Documents(starts, ids, [row.path for row in begun], of_documents)
+    columns: dict[str, Sequence[Any]] = {name: () for name in CHUNKS_SCHEMA.names}
+    columns |= zip(Row._fields, zip(*rows, strict=True), strict=False)  # no columns of no rows
+    return Block(_to_batch(columns), stored, documents)
+
+
+def make_block_of_documents(
+    ids: Sequence[str],
+    texts: Sequence[str],
+    metadata: Sequence[Mapping[str, Scalar]],
+    hashes: Sequence[bytes],
+    vectors: NDArray[np.float32],
+    *,
+    spec: StoreSpec,
+) -> Block:
+    """The same for documents of one chunk each, without a path, of which the columns are given.
+
+    Raises:
+        ValueError: they do not fit together, or break the spec.
+    """
+    count = len(ids)
+    stored = _stored(vectors, spec, count)
+    zeros, ones, paths = [0] * count, [1] * count, [""] * count
+    names: dict[str, Sequence[Any]] = dict.fromkeys(CHUNKS_SCHEMA.names, zeros)
+    names |= {"document_id": ids, "path": paths, "text": texts, "metadata": metadata}
+    names |= {"content_hash": hashes, "line_start": ones, "line_end": ones}
+    documents = Documents(list(range(count)), list(ids), paths, list(hashes))
+    return Block(_to_batch(names), stored, documents)
+
+
+def _stored(vectors: NDArray[np.float32], spec: StoreSpec, rows: int) -> Vectors:
     stored = split_bands(vectors, spec)
-    if len(stored.bands[0]) != len(rows):
-        raise ValueError(f"{len(rows)} rows, but {len(stored.bands[0])} vectors")
-    documents = {}
-    for position in _document_starts(rows, last):
-        row = rows[position]
-        content_hash = hashes.get(row.document_id)
-        if content_hash is None or len(content_hash) != HASH_BYTES:
-            raise ValueError(
-                f"document {row.document_id!r} needs a content hash of {HASH_BYTES} bytes"
-            )
-        documents[position] = row.document_id, row.path, content_hash
-    return Block(_to_batch(rows), stored, documents)
+    if len(stored.bands[0]) != rows:
+        raise ValueError(f"{rows} rows, but {len(stored.bands[0])} vectors")
+    return stored
 
 
 def _document_starts(rows: Sequence[Row], last: Row | None) -> list[int]:
@@ -205,11 +264,11 @@ def _document_starts(rows: Sequence[Row], last: Row | None) -> list[int]:
     return starts
 
 
-def _to_batch(rows: Sequence[Row]) -> pa.RecordBatch:
-    columns: dict[str, Sequence[Any]] = {name: () for name in CHUNKS_SCHEMA.names}
-    columns |= zip(Row._fields, zip(*rows, strict=True), strict=False)  # no columns of no rows
-    columns["chunk_id"] = [row.chunk_id for row in rows]
-    columns["metadata"] = [_json(row.metadata) if row.metadata else "{}" for row in rows]
+def _to_batch(fields: Mapping[str, Sequence[Any]]) -> pa.RecordBatch:
+    """Rows of chunks.arrow from the columns of their fields."""
+    columns = dict(fields)
+    columns["chunk_id"] = list(map(chunk_id, fields["document_id"], fields["ordinal"]))
+    columns["metadata"] = [_json(some) if some else "{}" for some in fields["metadata"]]
     if any(len(value) != HASH_BYTES for value in columns["content_hash"]):
         raise ValueError(f"the content hash of a chunk has {HASH_BYTES} bytes")
     arrays = [_column(columns[field.name], field.type) for field in CHUNKS_SCHEMA]
@@ -242,7 +301,7 @@ class SegmentWriter:
         self._spec = spec
         self._io = io or StorageIO()
         self._tokens = 0
-        self._documents: list[tuple[str, str, bytes, int]] = []
+        self._documents = Documents()
         self._last: Row | None = None
         self._waiting: list[pa.RecordBatch] = []
         self._io.mkdir(directory)
@@ -265,7 +324,7 @@ class SegmentWriter:
     @property
     def last_document_row(self) -> int:
         """First row of the document that began last."""
-        return self._documents[-1][3]
+        return self._documents.rows[-1]
 
     def append(
         self, rows: Sequence[Row], vectors: NDArray[np.float32], hashes: Mapping[str, bytes]
@@ -277,13 +336,13 @@ class SegmentWriter:
 
     def append_block(self, block: Block, start: int, stop: int) -> None:
         """Append the rows of a block from `start` to `stop`."""
-        begun = block.begun(start, stop)
-        self._documents += [(*each, self.rows + at - start) for at, each in begun.items()]
+        self._documents.extend(block.documents.between(start, stop), first_row=self.rows)
         self.append_batch(block.batch.slice(start, stop - start), block.vectors[start:stop])
 
     def begin_document(self, document_id: str, path: str, content_hash: bytes, *, row: int) -> None:
         """Record that a document begins at a row that is appended next."""
-        self._documents.append((document_id, path, content_hash, row))
+        begun = Documents([0], [document_id], [path], [content_hash])
+        self._documents.extend(begun, first_row=row)
 
     def append_batch(self, batch: pa.RecordBatch, vectors: Vectors) -> None:
         """Append rows of chunks.arrow with their stored vectors."""
@@ -341,13 +400,14 @@ class SegmentWriter:
         for number, name in enumerate(self._matrices()):
             files[name] = self._write_matrix(number, name)
         self._io.fsync_directory(self.directory)
-        ids = tuple(document[0] for document in self._documents)
+        ids = tuple(self._documents.ids)
         return SegmentInfo(self.directory, self.rows, self._tokens, ids, files)
 
     def _write_documents(self) -> FileEntry:
-        ids, paths, hashes, starts = zip(*self._documents, strict=True)
-        first = np.array(starts, np.int32)
-        columns: list[Any] = [ids, paths, hashes, first, np.diff(first, append=np.int32(self.rows))]
+        begun = self._documents
+        first = np.array(begun.rows, np.int32)
+        rows = np.diff(first, append=np.int32(self.rows))
+        columns: list[Any] = [begun.ids, begun.paths, begun.hashes, first, rows]
         arrays = [
             _column(column, field.type)
             for column, field in zip(columns, DOCUMENTS_SCHEMA, strict=True)

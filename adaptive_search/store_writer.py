@@ -26,6 +26,7 @@ from adaptive_search.segment_writer import (
     SegmentInfo,
     SegmentWriter,
     make_block,
+    make_block_of_documents,
 )
 from adaptive_search.storage_io import (
     StorageIO,
@@ -97,20 +98,48 @@ class StoreWriter:
             StoreError: the disk refuses.
         """
         block = make_block(rows, vectors, hashes, spec=self.spec, last=self._last)
-        starts = sorted(block.documents)
+        self._append(block)
+        self._last = rows[-1] if rows else self._last
+
+    def append_documents(
+        self,
+        ids: Sequence[str],
+        texts: Sequence[str],
+        metadata: Sequence[Mapping[str, Scalar]],
+        hashes: Sequence[bytes],
+        vectors: NDArray[np.float32],
+    ) -> None:
+        """Append documents of one chunk each, which have no path; as `append` does.
+
+        Args:
+            ids: of the documents, all different.
+            texts: of each.
+            metadata: of each.
+            hashes: content hash of each, 16 bytes.
+            vectors: float32 (len(ids), dims[-1]).
+
+        Raises:
+            ValueError: they do not fit together; nothing was appended.
+            StoreError: the disk refuses.
+        """
+        block = make_block_of_documents(ids, texts, metadata, hashes, vectors, spec=self.spec)
+        self._append(block)
+        self._last = None
+
+    def _append(self, block: Block) -> None:
+        starts, rows = block.documents.rows, block.batch.num_rows
         with self._changing("write to"):
             position = 0
-            while position < len(rows):
-                if self._open_rows >= SEGMENT_ROWS and position in block.documents:
+            while position < rows:
+                if self._open_rows >= SEGMENT_ROWS and block.documents.begin_at(position):
                     self._commit(complete=True)
                 elif self._open_rows == MAX_SEGMENT_ROWS:
                     self._close_piece()
-                stop = min(len(rows), position + MAX_SEGMENT_ROWS - self._open_rows)
+                stop = min(rows, position + MAX_SEGMENT_ROWS - self._open_rows)
                 full = max(position + 1, position + SEGMENT_ROWS - self._open_rows)
                 stop = min([stop, *starts[bisect_left(starts, full) :][:1]])
                 self._write(block, position, stop)
                 position = stop
-        self._last = rows[-1] if rows else self._last
 
     def add_segment(self, info: SegmentInfo) -> None:
         """Take over a segment that a SegmentWriter finished on the same disk, to be committed.
@@ -274,14 +303,15 @@ class StoreWriter:
     def _write(self, block: Block, start: int, stop: int) -> None:
         if self._open is None:
             self._open = self._new_segment()
-            self._open_continues = start not in block.documents
+            self._open_continues = not block.documents.begin_at(start)
             self._open_begun = self._begun - self._open_continues
             if self._open_continues:
                 self._open.begin_document(*self._last_document, row=0)
         self._open.append_block(block, start, stop)
-        begun = list(block.begun(start, stop).values())
-        self._last_document = begun[-1] if begun else self._last_document
-        self._fresh.update(document_id for document_id, _, _ in begun)
+        begun = block.documents.between(start, stop)
+        if len(begun):
+            self._last_document = begun.ids[-1], begun.paths[-1], begun.hashes[-1]
+        self._fresh.update(begun.ids)
         self._begun += len(begun)
 
     def _close_piece(self) -> None:

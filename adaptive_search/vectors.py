@@ -25,7 +25,6 @@ from adaptive_search.documents import Scalar, is_text
 from adaptive_search.errors import QueryError
 from adaptive_search.id_set import IdSet
 from adaptive_search.manifest import MAX_DIM, MAX_DIMS, StoreSpec
-from adaptive_search.segment import Row
 
 # A matrix, an Arrow list column, or an iterable of these and of single vectors.
 Vectors: TypeAlias = NDArray[Any] | pa.Array | pa.ChunkedArray | Iterable[Any]
@@ -44,10 +43,33 @@ _END = object()
 
 @dataclass(frozen=True)
 class VectorBatch:
-    """Rows that may be stored, and their vectors: float32 (len(rows), width)."""
+    """Rows that may be stored, column by column.
 
-    rows: list[Row]
+    Attributes:
+        ids: of the rows, all different.
+        texts: of each; "" for none.
+        metadata: of each, fields without a value left out.
+        hashes: 16 bytes of each, which tell a row that has changed.
+        vectors: float32 (len(ids), width).
+    """
+
+    ids: Sequence[str]
+    texts: Sequence[str]
+    metadata: Sequence[Mapping[str, Scalar]]
+    hashes: Sequence[bytes]
     vectors: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        """How many rows."""
+        return len(self.ids)
+
+    def only(self, rows: Sequence[int]) -> VectorBatch:
+        """Some of the rows."""
+        ids, texts, metadata, hashes = (
+            [column[row] for row in rows]
+            for column in (self.ids, self.texts, self.metadata, self.hashes)
+        )
+        return VectorBatch(ids, texts, metadata, hashes, self.vectors[rows])
 
 
 class VectorChecker:
@@ -82,7 +104,7 @@ class VectorChecker:
                 if len(part) < len(block):
                     count = first - begin + len(part)
                     raise QueryError(f"there are fewer {name} than vectors: {count:,}")
-            yield VectorBatch(self._rows(first, block, **parts), block)
+            yield self._batch(first, block, **parts)
         for name, column in columns.items():
             if given[name] is not None and next(column, _END) is not _END:
                 count = len(self._ids) - begin
@@ -111,25 +133,26 @@ class VectorChecker:
                 )
             start = dim
 
-    def _rows(
+    def _batch(
         self,
         first: int,
         block: NDArray[np.float32],
         ids: Sequence[object],
         metadata: Sequence[object],
         texts: Sequence[object],
-    ) -> list[Row]:
-        rows = []
-        size, vectors = block[0].nbytes, block.data.cast("B")
-        for at, row in enumerate(range(first, first + len(block))):
-            name = _checked_id(ids[at], row)
+    ) -> VectorBatch:
+        numbers = range(first, first + len(block))
+        names = list(map(_checked_id, ids, numbers))
+        for name, row in zip(names, numbers, strict=True):
             earlier = self._ids.number(name)
             if earlier != row:
                 raise QueryError(f"id {name!r} comes twice, in rows {earlier:,} and {row:,}")
-            text, fields = _checked_text(texts[at], row), _checked_metadata(metadata[at], row)
-            digest = _content_hash(vectors[at * size : (at + 1) * size], text, fields)
-            rows.append(Row(name, "", 0, text, digest, metadata=fields))
-        return rows
+        good_texts = list(map(_checked_text, texts, numbers))
+        fields = list(map(_checked_metadata, metadata, numbers))
+        size, data = block[0].nbytes, block.data.cast("B")
+        vectors = (data[start : start + size] for start in range(0, len(data), size))
+        hashes = list(map(_content_hash, vectors, good_texts, fields))
+        return VectorBatch(names, good_texts, fields, hashes, block)
 
 
 def _content_hash(vector: memoryview, text: str, fields: Mapping[str, Scalar]) -> bytes:

@@ -3,13 +3,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from adaptive_search import catalog as catalogs
 from adaptive_search.catalog import Catalog
 
 
-def test_grows_segment_by_segment_like_all_at_once(tmp_path: Path, kit: Any) -> None:
+@pytest.mark.parametrize("factor", [0, 1, 8])  # parts that are never, sometimes, soon merged
+def test_grows_segment_by_segment_like_all_at_once(
+    tmp_path: Path, kit: Any, factor: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogs, "_PART_FACTOR", factor)
     store = kit.create(tmp_path / "i")
     for start in range(0, 60, 20):
         with store.writer() as writer:
@@ -26,6 +31,14 @@ def test_grows_segment_by_segment_like_all_at_once(tmp_path: Path, kit: Any) -> 
             ((segment, place),) = catalog.find(f"d{number}")
             assert segment is segments[number // 20] and place == number % 20
     assert whole.find("d60") == []
+    for catalog in (grown, whole):
+        assert catalog.in_order(np.arange(60)).tolist() == [
+            catalog.positions(f"d{number}")[0] for number in range(60)
+        ]
+        of_segments = [np.arange(20) % 2 == 0, np.zeros(20, np.bool_), np.ones(20, np.bool_)]
+        chosen = np.flatnonzero(catalog.in_entries(of_segments)).tolist()
+        expected = [catalog.positions(f"d{n}")[0] for n in (*range(0, 20, 2), *range(40, 60))]
+        assert chosen == sorted(expected)
     asked = ("d59", "d60", "d0", "d61")
     for catalog in (grown, whole):
         assert catalog.may_hold(asked) == [True, False, True, False]

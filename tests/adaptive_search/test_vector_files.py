@@ -42,8 +42,13 @@ def write(path: Path, content: pa.Table) -> Path:
     return path
 
 
-def rows_of(file: VectorFile) -> list[Any]:
-    return [row for batch in file.batches(VectorChecker(SPEC)) for row in batch.rows]
+def rows_of(file: VectorFile) -> list[tuple[str, str, Any]]:
+    """Id, text and metadata of each row."""
+    return [
+        row
+        for batch in file.batches(VectorChecker(SPEC))
+        for row in zip(batch.ids, batch.texts, batch.metadata, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".arrows", ".feather"])
@@ -66,10 +71,11 @@ def test_tables(
     file = VectorFile(write(tmp_path / f"v{suffix}", content))
     assert file.width == WIDTH
     rows = rows_of(file)
-    assert [row.document_id for row in rows] == [str(n) for n in range(ROWS)]
-    assert [row.text for row in rows] == ["", *(f"text {n}" for n in range(1, ROWS))]
+    ids, texts, metadata = zip(*rows, strict=True)
+    assert list(ids) == [str(n) for n in range(ROWS)]
+    assert list(texts) == ["", *(f"text {n}" for n in range(1, ROWS))]
     plain = {"name": "x", "day": "2024-02-29", "price": "1.50", "ok": True}
-    assert rows[0].metadata == plain and rows[3].metadata == plain | {"n": 3}
+    assert metadata[0] == plain and metadata[3] == plain | {"n": 3}
     found = np.concatenate([batch.vectors for batch in file.batches(VectorChecker(SPEC))])
     assert np.array_equal(found, GIVEN)
 
@@ -79,7 +85,7 @@ def test_a_matrix_has_row_numbers_for_ids(tmp_path: Path) -> None:
         np.save(tmp_path / f"{name}.npy", matrix)
         file = VectorFile(tmp_path / f"{name}.npy")
         assert file.width == WIDTH
-        assert [row.document_id for row in rows_of(file)] == [str(n) for n in range(ROWS)]
+        assert [name for name, _, _ in rows_of(file)] == [str(n) for n in range(ROWS)]
         (batch,) = file.batches(VectorChecker(SPEC))
         assert np.array_equal(batch.vectors, GIVEN)
 

@@ -25,13 +25,12 @@ GIVEN = np.random.default_rng(0).standard_normal((7, WIDTH)).astype(np.float32)
 def checked(ids: Any, given: Any, *more: Any, spec: StoreSpec = SPEC) -> Any:
     """Ids, vectors, texts and metadata as they would be stored."""
     batches = list(VectorChecker(spec).batches(ids, given, *more))
-    rows = [row for batch in batches for row in batch.rows]
     matrices = [batch.vectors for batch in batches]
     return (
-        [row.document_id for row in rows],
+        [name for batch in batches for name in batch.ids],
         np.concatenate(matrices) if matrices else np.zeros((0, WIDTH)),
-        [row.text for row in rows],
-        [row.metadata for row in rows],
+        [text for batch in batches for text in batch.texts],
+        [fields for batch in batches for fields in batch.metadata],
     )
 
 
@@ -89,8 +88,8 @@ def test_a_stream_is_read_a_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> 
             yield GIVEN[row : row + 1]
 
     batches = VectorChecker(SPEC).batches(iter(range(7)), stream())
-    assert (len(next(batches).rows), taken) == (4, [0, 1, 2, 3, 4])
-    assert len(next(batches).rows) == 3
+    assert (len(next(batches)), taken) == (4, [0, 1, 2, 3, 4])
+    assert len(next(batches)) == 3
 
 
 def test_a_stream_may_use_its_memory_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +134,7 @@ def test_ids_texts_and_metadata() -> None:
 def test_the_hash_tells_vectors_texts_and_fields_apart() -> None:
     def hashes(*given: Any) -> list[bytes]:
         (batch,) = VectorChecker(SPEC).batches(range(2), *given)
-        return [row.content_hash for row in batch.rows]
+        return list(batch.hashes)
 
     first = hashes(GIVEN[:2])
     assert first == hashes(GIVEN[:2].astype(np.float64)) and first[0] != first[1]
