@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_search.kernels.search import BLOCK_ROWS, KeptCodes
+from adaptive_search.kernels.search import KeptCodes, codes_bytes
 from adaptive_search.lists_cache import LISTS, map_checked
 from adaptive_search.manifest import Manifest, Scalar, SegmentEntry, StoreSpec
 from adaptive_search.storage_io import StorageFile, StorageIO, disk_errors
@@ -108,8 +108,7 @@ def _parse(data: NDArray[np.uint8], manifest: Manifest, plan: Plan) -> KeptCodes
     centre, step = np.split(numbers.astype(np.float32), 2)
     counts = data[FIXED_BYTES + 8 * dim : FIXED_BYTES + 8 * dim + 4 * lists].tobytes()
     list_rows = np.frombuffer(counts, "<u4").astype(np.int64)
-    block_bytes = BLOCK_ROWS * (4 + 4 * -(-dim * plan.bits // 32))
-    size = int((-(-list_rows // BLOCK_ROWS)).sum()) * block_bytes
+    size = codes_bytes(list_rows, dim, plan.bits)
     rows = sum(entry.rows for entry in entries)
     if len(data) != start + size or int(list_rows.sum()) != rows:
         return None

@@ -518,10 +518,15 @@ class AdaptiveIndex:
 
     def rows(self, numbers: Iterable[int]) -> Iterator[Row]:
         """The stored chunks of row numbers, as `SearchResult.rows` has them."""
-        starts = np.cumsum([0, *(segment.rows for segment in self._store.segments)])
-        for number in numbers:
-            at = int(np.searchsorted(starts, number, side="right")) - 1
-            yield self._store.segments[at].chunks([int(number - starts[at])])[0]
+        segments = self._store.segments
+        starts = np.cumsum([0, *(segment.rows for segment in segments)])
+        wanted = np.array(list(numbers), np.int64)
+        at = np.searchsorted(starts, wanted, side="right") - 1
+        places = list(zip(at.tolist(), (wanted - starts[at]).tolist(), strict=True))
+        for number, segment in enumerate(segments):
+            segment.fetch_chunks([row for place, row in places if place == number])
+        for place, row in places:
+            yield from segments[place].chunks([row])
 
     # -- look --------------------------------------------------------------
 

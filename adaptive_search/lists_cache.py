@@ -71,6 +71,8 @@ def write_cache(io: StorageIO, segment: Segment, payload: bytes, *, key: str) ->
 def map_checked(path: Path, checksum: Scalar, committed_ns: int) -> NDArray[np.uint8] | None:
     """A cache beside the manifest, mapped; None if it is missing, or not what its SHA-256 says.
 
+    The map is for reads here and there: what is to be read as a whole, the system must be told.
+
     Args:
         path: of the file.
         checksum: the attribute that a commit recorded; without one the file is a leftover.
@@ -82,11 +84,13 @@ def map_checked(path: Path, checksum: Scalar, committed_ns: int) -> NDArray[np.u
         status = os.lstat(path)
         if not stat.S_ISREG(status.st_mode):
             return None
-        data = mapping.map_file(path)
+        data = mapping.at_random(mapping.map_file(path))
     except OSError:
         return None
-    is_trusted = status.st_ctime_ns < committed_ns
-    return data if is_trusted or hashlib.sha256(data.data).hexdigest() == checksum else None
+    if status.st_ctime_ns < committed_ns:
+        return data
+    mapping.will_read(data)
+    return data if hashlib.sha256(data.data).hexdigest() == checksum else None
 
 
 def write_lists_file(io: StorageIO, root: Path, data: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -113,8 +114,9 @@ class Segment:
         self._suspects: dict[str, FileEntry] = {}  # files touched since the commit
         self._unhashed: set[str] = set()  # files that are hashed before they are used
         self._maps = {name: self._map(name, file) for name, file in files.items()}
-        for name in names[2:]:
-            _fetch_ends(self._maps[name])
+        for name in names:
+            if name != DOCUMENTS_FILE:  # which only writers read
+                _fetch_ends(self._maps[name])
         self._checked: set[int] = set()
         self._read_bands: dict[int, NDArray[np.float16]] = {}
 
@@ -255,9 +257,19 @@ class Segment:
 
     @cached_property
     def _chunks(self) -> ipc.RecordBatchFileReader:
+        return self._open_chunks(self._data(CHUNKS_FILE))
+
+    @cached_property
+    def _scattered_chunks(self) -> ipc.RecordBatchFileReader:
+        return self._open_chunks(pa.py_buffer(self._scattered_chunk_bytes))
+
+    @cached_property
+    def _scattered_chunk_bytes(self) -> NDArray[np.uint8]:
+        return mapping.at_random(np.frombuffer(self._data(CHUNKS_FILE), np.uint8))
+
+    def _open_chunks(self, buffer: pa.Buffer) -> ipc.RecordBatchFileReader:
         batches = -(-self.rows // CHUNK_BATCH_ROWS)
-        path = self.directory / CHUNKS_FILE
-        return open_batches(self._data(CHUNKS_FILE), CHUNKS_SCHEMA, batches, path)
+        return open_batches(buffer, CHUNKS_SCHEMA, batches, self.directory / CHUNKS_FILE)
 
     def chunk_batch(self, index: int) -> pa.RecordBatch:
         """Record batch `index` of chunks.arrow: rows from index * CHUNK_BATCH_ROWS on.
@@ -265,12 +277,26 @@ class Segment:
         Raises:
             StoreFormatError: the file is damaged.
         """
+        return self._chunk_batch(self._chunks, index)
+
+    def _chunk_batch(self, reader: ipc.RecordBatchFileReader, index: int) -> pa.RecordBatch:
         rows = min(CHUNK_BATCH_ROWS, self.rows - index * CHUNK_BATCH_ROWS)
         if index in self._checked:
-            return self._chunks.get_batch(index)
-        batch = read_batch(self._chunks, index, rows, self.directory / CHUNKS_FILE)
+            return reader.get_batch(index)
+        batch = read_batch(reader, index, rows, self.directory / CHUNKS_FILE)
         self._checked.add(index)
         return batch
+
+    def fetch_chunks(self, rows: Sequence[int]) -> None:
+        """Have the system read what the chunks of these rows need, without waiting for it."""
+        for index in {row // CHUNK_BATCH_ROWS for row in rows} - self._checked:
+            file = self._scattered_chunk_bytes
+            with suppress(OSError, ValueError, pa.ArrowException):  # whoever reads it will say so
+                columns = self._scattered_chunks.get_batch(index).columns
+                parts = [part for column in columns for part in column.buffers() if part]
+                begin = min(part.address for part in parts) - file.ctypes.data
+                end = max(part.address + part.size for part in parts) - file.ctypes.data
+                mapping.will_read(file[max(begin, 0) : end])
 
     def chunk_batches(self) -> Iterator[pa.RecordBatch]:
         """All record batches of chunks.arrow, in order."""
@@ -289,7 +315,7 @@ class Segment:
     def _row(self, row: int) -> Row:
         if not 0 <= row < self.rows:
             raise IndexError(f"row {row} is not one of the {self.rows} rows of segment {self.name}")
-        batch = self.chunk_batch(row // CHUNK_BATCH_ROWS)
+        batch = self._chunk_batch(self._scattered_chunks, row // CHUNK_BATCH_ROWS)
         at = row % CHUNK_BATCH_ROWS
         values = {name: batch.column(name)[at].as_py() for name in ROW_COLUMNS}
         return Row(**values, metadata=self._metadata(batch.column("metadata")[at].as_py()))

@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,29 +23,38 @@ from adaptive_search.errors import QueryError
 from adaptive_search.indexes.flat import FunnelSegment
 from adaptive_search.indexes.funnel import Funnel
 from adaptive_search.indexes.plan import DEFAULT_RECALL, Plan
+from adaptive_search.kernels import mapping
+from adaptive_search.kernels.search import KeptCodes, codes_bytes
 from adaptive_search.lists_cache import LISTS, LISTS_FILE, map_checked, read_cache
 from adaptive_search.manifest import Scalar, StoreSpec
 from adaptive_search.segment import Segment
 from adaptive_search.store import Store
 
+if TYPE_CHECKING:
+    from adaptive_search.indexes.heads import Lists
+
 PLAN = "plan"  # the manifest attribute of the plan, as JSON
 # Codes are kept anew when those of fewer rows than this share are kept: an open then makes at most
 # the rest, and each row's are written some eight times while an index grows.
 _CODED_SHARE = 0.875
+_ROUTER_BITS = 8
+_ALIGNMENT = 4096  # of codes in a file
 
 
 @dataclass(frozen=True, eq=False)
 class KeptLists:
-    """The lists of an index as they were written: float16 centroids, float16 means."""
+    """The lists of an index as they were written."""
 
     centroids: NDArray[np.float16]
     means: NDArray[np.float16]
+    router: KeptCodes  # of the means
     key: str  # what the lists of a segment's rows are kept under
 
     def rows_of(self, segment: FunnelSegment, spec: StoreSpec) -> NDArray[np.uint32]:
         """The list of each row of a segment, worked out: uint32 (rows,)."""
         from adaptive_search.indexes.heads import assign
 
+        mapping.will_read(self.centroids.reshape(-1).view(np.uint8))
         return assign(segment, self.centroids, dims=spec.dims)
 
 
@@ -75,6 +85,7 @@ def open_funnel(store: Store, *, threads: int, kept_codes: bool = True) -> Funne
         plan=plan,
         means=lists.means if lists is not None and with_lists else None,
         kept=kept,
+        kept_router=lists.router if lists is not None and with_lists else None,
         threads=threads,
     )
 
@@ -158,7 +169,7 @@ def make_plan(
     attributes: dict[str, Scalar] = {PLAN: tuned.plan.to_json(), LISTS: ""}
     with store.writer(wait=wait) as writer:
         if tuned.lists is not None and tuned.assigned is not None:
-            data = b"".join((tuned.lists.centroids.data, tuned.lists.means.data))
+            data = _lists_data(tuned.lists)
             attributes[LISTS] = hashlib.sha256(data).hexdigest()
             writer.write_lists(data)
             for segment, rows in zip(store.segments, tuned.assigned, strict=True):
@@ -202,17 +213,39 @@ def read_lists(store: Store) -> KeptLists | None:
     plan = read_plan(store.attributes)
     if plan is None or not plan.lists:
         return None
+    count, key = plan.lists, store.attributes.get(LISTS, "")
     widths = [dim_up_to(store.spec.dims, dim) for dim in (CLUSTER_DIM, ROUTE_DIM)]
-    checksum = store.attributes.get(LISTS, "")
-    data = map_checked(store.path / LISTS_FILE, checksum, store.manifest.committed_ns)
-    if data is None or len(data) != 2 * plan.lists * sum(widths):
+    data = map_checked(store.path / LISTS_FILE, key, store.manifest.committed_ns)
+    list_rows = np.array([count])
+    parts = [2 * count * width for width in widths] + [4 * widths[1]] * 2
+    start = _aligned(sum(parts))
+    if data is None or len(data) != start + codes_bytes(list_rows, widths[1], _ROUTER_BITS):
         return None
-    centroids, means = np.split(data.view(np.float16), [plan.lists * widths[0]])
+    centroids, means, centre, step, _ = np.split(data, np.cumsum(parts))
+    scale = centre.view(np.float32), step.view(np.float32)
+    if not np.isfinite(scale).all() or not (scale[1] > 0).all():
+        return None
     return KeptLists(
-        centroids.reshape(plan.lists, widths[0]),
-        means.reshape(plan.lists, widths[1]),
-        str(store.attributes[LISTS]),
+        centroids.view(np.float16).reshape(count, widths[0]),
+        means.view(np.float16).reshape(count, widths[1]),
+        KeptCodes(data[start:], list_rows, *scale, _ROUTER_BITS),
+        str(key),
     )
+
+
+def _lists_data(lists: Lists) -> bytes:
+    """What `read_lists` reads."""
+    from adaptive_search.indexes.heads import router
+
+    codes = router(lists.means)
+    head = b"".join(
+        part.tobytes() for part in (lists.centroids, lists.means, codes.centre, codes.step)
+    )
+    return head.ljust(_aligned(len(head)), b"\0") + codes.data.tobytes()
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 def funnel_segment(store: Store, segment: Segment) -> FunnelSegment:

@@ -95,6 +95,7 @@ class Funnel:
         plan: Plan | None = None,
         means: NDArray[np.float16] | None = None,
         kept: KeptCodes | None = None,
+        kept_router: KeptCodes | None = None,
         threads: int = 1,
     ) -> None:
         """Take segments as they are; their bands are not copied.
@@ -108,6 +109,7 @@ class Funnel:
             means: float16 (lists, d), of the rows of each list; for plans with lists.
             kept: codes of the rows of the first segments, for this plan; these segments need not
                 know their lists. By default all codes are made when they are first needed.
+            kept_router: codes of the means. By default they are made when they are first needed.
             threads: threads to use for each search.
 
         Raises:
@@ -133,7 +135,7 @@ class Funnel:
         self._segments = tuple(segment for segment in segments if segment.rows)
         self._given = tuple(segment.rows for segment in segments)
         self._energy = None if prefix_energy is None else tuple(prefix_energy)
-        self._means = means
+        self._means, self._kept_router = means, kept_router
         self._threads = threads
         self._plans: dict[tuple[int, int | None], Plan] = {}
         self._kept, self._mapped_queries = kept, 0
@@ -301,11 +303,10 @@ class Funnel:
         eligible: int,
     ) -> dict[str, Any]:
         """Arguments of a search that takes its shortlist from the codes."""
-        if self._kept is not None and self._mapped_queries <= _MAPPED_QUERIES:
+        if self._mapped_queries <= _MAPPED_QUERIES:
             self._mapped_queries += len(queries)
             if self._mapped_queries > _MAPPED_QUERIES:
-                self._kept = dataclasses.replace(self._kept, data=self._kept.data.copy())
-                self.__dict__.pop("_heads", None)
+                self._copy_mapped_codes()
         options: dict[str, Any] = {
             "heads": self._heads,
             "head_queries": _prefix(queries, plan.head_dim),
@@ -320,6 +321,15 @@ class Funnel:
                 tail = _prefix(queries, plan.head_dim + self._tails.shape[1])[:, plan.head_dim :]
                 options |= {"tails": self._tails, "tail_queries": tail * np.float32(plan.tail)}
         return options
+
+    def _copy_mapped_codes(self) -> None:
+        if self._kept is not None:
+            self._kept = dataclasses.replace(self._kept, data=self._kept.data.copy())
+            self.__dict__.pop("_heads", None)
+        if self._kept_router is not None:
+            data = self._kept_router.data.copy()
+            self._kept_router = dataclasses.replace(self._kept_router, data=data)
+            self.__dict__.pop("_router", None)
 
     @staticmethod
     def _gathered(mask: NDArray[np.bool_] | None) -> dict[str, Any]:
@@ -442,7 +452,12 @@ class Funnel:
 
     @cached_property
     def _router(self) -> Codes | None:
-        return None if self._means is None else router(self._means)
+        if self._means is None:
+            return None
+        kept = self._kept_router
+        if kept is None:
+            return router(self._means)
+        return Codes([], centre=kept.centre, step=kept.step, bits=kept.bits, kept=kept)
 
     @cached_property
     def _tails(self) -> NDArray[np.float16]:

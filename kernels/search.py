@@ -47,6 +47,12 @@ class KeptCodes:
         return int(self.list_rows.sum())
 
 
+def codes_bytes(list_rows: NDArray[np.int64], dim: int, bits: int) -> int:
+    """Bytes of the codes of rows in lists, with the numbers of the rows."""
+    blocks = int((-(-list_rows // BLOCK_ROWS)).sum())
+    return blocks * BLOCK_ROWS * (4 + 4 * -(-dim * bits // 32))
+
+
 class Codes:
     """The lowest dims of all rows in 8 or 4 bits, in lists.
 

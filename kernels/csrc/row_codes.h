@@ -152,6 +152,7 @@ class Codes {
 
    private:
     static constexpr std::int64_t kMostRows = 0xffffffff;
+    static constexpr std::ptrdiff_t kNearBytes = 32 << 10;
 
     static std::vector<std::int64_t> counts_of(const Input<std::int64_t, 1>& list_rows) {
         require(list_rows.size() > 0, "at least one list is needed");
@@ -171,19 +172,32 @@ class Codes {
         }
         tables_.emplace_back(counts, scale, rows_, data.data());
         require(data.size() == tables_[0].bytes(), "kept codes have the wrong size");
-        if (lists() == 1) return;
+        if (lists() == 1) return will_read(data.data(), data.size());
         will_read_at_random(data.data(), data.size());
         read_before_ = std::make_unique<std::atomic<bool>[]>(counts.size());
     }
 
-    // Has the system read kept lists that no query read before, all at a time.
+    // Has the system read kept lists that no query read before, all at a time. Lists that lie close
+    // are read in one go with what lies between: a disk counts requests more than bytes.
     void fetch(const std::vector<std::int64_t>& lists) const {
+        std::vector<std::int64_t> unread;
         for (const std::int64_t list : lists) {
             std::atomic<bool>& read = read_before_[static_cast<std::size_t>(list)];
             if (read.load(std::memory_order_relaxed)) continue;
             read.store(true, std::memory_order_relaxed);
-            will_read(tables_[0].data(list), tables_[0].bytes(list));
+            unread.push_back(list);
         }
+        std::sort(unread.begin(), unread.end());
+        const std::uint8_t *begin = nullptr, *end = nullptr;
+        for (const std::int64_t list : unread) {
+            const std::uint8_t* data = tables_[0].data(list);
+            if (begin == nullptr || data - end > kNearBytes) {
+                if (begin != nullptr) will_read(begin, static_cast<std::size_t>(end - begin));
+                begin = data;
+            }
+            end = data + tables_[0].bytes(list);
+        }
+        if (begin != nullptr) will_read(begin, static_cast<std::size_t>(end - begin));
     }
 
     // Codes of the rows from begin to end in the order of their lists; `first` is the number of the

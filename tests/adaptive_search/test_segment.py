@@ -9,6 +9,7 @@ import pyarrow.ipc as ipc
 import pytest
 
 from adaptive_search.errors import DimensionError, StoreFormatError
+from adaptive_search.manifest import CHUNKS_FILE
 from adaptive_search.segment import Row
 
 
@@ -65,8 +66,28 @@ def test_only_the_batches_of_the_hits_are_read(tmp_path: Path, kit: Any) -> None
     with store.writer() as writer:
         kit.add(writer, "a", 1000)
     segment = kit.open(store.path).segments[0]
+    segment.fetch_chunks([300, 0, 999])
+    assert not segment._checked
     segment.chunks([300, 301])
     assert segment._checked == {1}
+    segment.fetch_chunks([300, 0, 999])
+    segment.fetch_chunks([])
+    assert [row.ordinal for row in segment.chunks([0, 999])] == [0, 999]
+
+
+def test_a_damaged_batch_is_named_when_it_is_read(tmp_path: Path, kit: Any) -> None:
+    store = kit.create(tmp_path / "i")
+    with store.writer() as writer:
+        kit.add(writer, "a", 1000)
+    path = kit.open(store.path).segments[0].directory / CHUNKS_FILE
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 4096] = b"\xff" * 4096
+    path.write_bytes(data)
+    segment = kit.open(store.path).segments[0]
+    segment._unhashed.clear()  # as if the file were damaged where nobody looks
+    segment.fetch_chunks(range(1000))
+    with pytest.raises(StoreFormatError, match="chunks.arrow"):
+        segment.chunks(range(1000))
 
 
 def test_strange_texts_survive(tmp_path: Path, kit: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +21,17 @@ from adaptive_search.index import AdaptiveIndex
 from adaptive_search.indexes import funnel as funnels
 from adaptive_search.indexes import tuning
 from adaptive_search.indexes.flat import FunnelSegment, unit_rows
-from adaptive_search.indexes.heads import CLUSTER_DIM, ROUTE_DIM, Lists, dim_up_to
+from adaptive_search.indexes.heads import CLUSTER_DIM, ROUTE_DIM, Lists, dim_up_to, router
 from adaptive_search.indexes.plan import Plan
 from adaptive_search.lists_cache import CACHE_FILE, LISTS, LISTS_FILE
-from adaptive_search.segment_search import PLAN, is_plan_due, open_funnel, plan_text, read_plan
+from adaptive_search.segment_search import (
+    PLAN,
+    is_plan_due,
+    open_funnel,
+    plan_text,
+    read_lists,
+    read_plan,
+)
 
 ROWS = 150
 WORDS = "plants store energy light leaf cell water sun green heat".split()
@@ -146,6 +154,36 @@ def test_codes_are_kept_and_mapped(index: AdaptiveIndex) -> None:
         np.testing.assert_array_equal(found.scores, expected.scores)
     report = index.verify()
     assert report.ok and not report.orphans and not report.damaged_caches
+
+
+def test_codes_of_the_lists_are_kept_and_mapped(index: AdaptiveIndex) -> None:
+    lists = read_lists(index.store)
+    assert lists is not None and index.funnel._router is not None
+    made = router(lists.means)
+    np.testing.assert_array_equal(lists.router.data, made.data)
+    assert (lists.router.centre.tolist(), lists.router.step.tolist()) == (
+        made.centre.tolist(),
+        made.step.tolist(),
+    )
+    queries = index.encode_queries(["plants and light", "cold water"], 1)
+    asked = np.ascontiguousarray(queries[:, : made.dim])
+    nearest = made.nearest(asked, len(lists.means))
+    np.testing.assert_array_equal(index.funnel._router.nearest(asked, len(lists.means)), nearest)
+
+
+@pytest.mark.parametrize("value", [0, np.nan, -1, np.inf])
+def test_lists_of_an_impossible_scale_are_not_used(index: AdaptiveIndex, value: float) -> None:
+    lists = read_lists(index.store)
+    assert lists is not None
+    step = 2 * (lists.centroids.size + lists.means.size) + 4 * len(lists.router.centre)
+    data = bytearray((index.path / LISTS_FILE).read_bytes())
+    data[step : step + 4] = np.float32(value).tobytes()
+    with index.store.writer() as writer:
+        writer.write_lists(bytes(data))
+        writer.set_attributes({LISTS: hashlib.sha256(data).hexdigest()})
+    again = reopened(index)
+    assert read_lists(again.store) is None and again.funnel.plan.lists == 0
+    assert answer(again, shortlist=ROWS) == answer(again, exact=True)
 
 
 def test_only_added_rows_are_coded_anew(index: AdaptiveIndex) -> None:
@@ -282,9 +320,10 @@ def test_many_queries_move_mapped_codes_to_memory(
 ) -> None:
     monkeypatch.setattr(funnels, "_MAPPED_QUERIES", 3)
     again, expected = reopened(index), answer(index)
-    mapped = again.funnel._kept
+    mapped, mapped_router = again.funnel._kept, again.funnel._kept_router
     assert [answer(again) for _ in range(5)] == [expected] * 5
     assert mapped is not None and again.funnel._kept is not mapped
+    assert mapped_router is not None and again.funnel._kept_router is not mapped_router
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone", "link"])
