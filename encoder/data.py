@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from adaptive_search.json_text import parse_json
 POOL_ROWS = 4096  # rows that are put into batches together
 COLUMNS = {"texts": ("text",), "pairs": ("query", "positive")}
 HELD_OUT = 200  # one row in so many is for development
+MIN_WORDS = 3  # of a sentence that is trained on alone
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 class Text(NamedTuple):
@@ -92,6 +95,12 @@ def join(lengths: Sequence[int], tokens: int) -> list[list[int]]:
         runs[-1].append(position)
         room -= length
     return runs
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text that are not very short; the whole text if there is none."""
+    parts = [part for part in _SENTENCE_END.split(text) if len(part.split()) >= MIN_WORDS]
+    return parts or [text]
 
 
 def training_rows(rows: Iterable[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
@@ -195,6 +204,7 @@ class TokenStream:
         seed: int,
         embed: Callable[[Sequence[Ids]], NDArray[np.float32]] | None = None,
         mined_share: float = 0.0,
+        sentence_share: float = 0.0,
         first_pool: int = 0,
     ) -> None:
         """Prepare to stream; nothing is read yet.
@@ -209,11 +219,14 @@ class TokenStream:
             embed: gives the vectors of the first column's texts, for mining.
             mined_share: share of the pools in which rows of close vectors share a batch,
                 as each other's hard negatives; in the others, rows of similar length do.
+            sentence_share: share of the rows, if they are single texts, whose sentences each
+                become a row.
             first_pool: pools before it are passed over.
         """
         self._files, self._columns, self._tokenizer = list(files), columns, tokenizer
         self._max_tokens, self._batch_tokens, self._seed = max_tokens, batch_tokens, seed
         self._embed, self._mined_share = embed, mined_share
+        self._sentence_share = sentence_share if len(columns) == 1 else 0.0
         self._pools = self._read_pools()
         self._rows: list[tuple[Text, ...]] = []
         self._starts: NDArray[np.int64] = np.zeros(1, np.int64)
@@ -271,8 +284,16 @@ class TokenStream:
         rows = next(self._pools)
         self._pool, self._batch = self._pool + 1, 0
         if tokenize:
+            rows = list(self._in_sentences(rows))
             columns = [self._encode(column) for column in zip(*rows, strict=True)]
             self._rows = list(zip(*columns, strict=True))
+
+    def _in_sentences(self, rows: Sequence[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
+        for number, row in enumerate(rows):
+            if is_turn(number, self._sentence_share):
+                yield from ((sentence,) for sentence in sentences(row[0]))
+            else:
+                yield row
 
     def _encode(self, strings: Sequence[str]) -> list[Text]:
         ids = self._tokenizer.encode_batch(strings, context=self._max_tokens)

@@ -37,6 +37,7 @@ class Stage:
         pairs_share: share of the steps that see pairs; the others see texts.
         mined_share: share of the steps with pairs whose batch holds pairs that the
             model finds alike, as hard negatives of each other.
+        sentence_share: share of the texts whose sentences are trained on one by one.
         long_share: share of the steps with texts that join them to `long_tokens`.
         long_tokens: tokens of a joined text.
         curriculum_steps: steps after which the next dimension, from the smallest up, joins
@@ -66,6 +67,7 @@ class Stage:
     cached: bool = False
     pairs_share: float = 0.5
     mined_share: float = 0.0
+    sentence_share: float = 0.0
     long_share: float = 0.0
     long_tokens: int = 2048
     curriculum_steps: int = 0
@@ -85,7 +87,8 @@ class Stage:
         _check_numbers(self, at_least_one=("steps", "batch_tokens"))
         if self.max_tokens < 3:
             raise TrainingError(f"recipe: max_tokens={self.max_tokens} must hold more than a frame")
-        for name in ("decay_share", "dropout", "pairs_share", "mined_share", "long_share"):
+        shares = "decay_share", "dropout", "pairs_share", "mined_share"
+        for name in (*shares, "sentence_share", "long_share"):
             if not getattr(self, name) <= 1:
                 raise TrainingError(f"recipe: {name}={getattr(self, name)} must be at most 1")
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)

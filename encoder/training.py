@@ -254,6 +254,7 @@ class Trainer:
             seed=self.recipe.seed + 1000 * self.stage,
             embed=lambda texts: self.objective.embed(texts, narrowest),
             mined_share=stage.mined_share if kind == "pairs" else 0.0,
+            sentence_share=stage.sentence_share,
             first_pool=self._pools[kind],
         )
 

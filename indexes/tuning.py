@@ -3,7 +3,8 @@
 The questions are rows of the index itself, each with itself and its surroundings left out. Their
 neighbours lie about as far away as those of real questions, which noisy copies of rows would not
 show without knowing how much noise is right. Half of the rows choose the plan; the other half
-measure it. Nothing is searched: the ranks of the neighbours say what every plan would find.
+confirm and measure it. Nothing is searched: the ranks of the neighbours say what every plan would
+find.
 """
 
 from __future__ import annotations
@@ -151,7 +152,10 @@ class _Table:
         self._chooses = np.arange(len(truth)) % 2 == 0
 
     def cheapest(self, target: float) -> Plan:
-        """The cheapest plan believed to reach a recall; if none does, the one that finds most."""
+        """The cheapest plan believed to reach a recall, which the other questions confirm.
+
+        If there is none, the one that finds most.
+        """
         best = chosen = None
         for widest in self._ways():
             reaches, found = self._believed(widest, target)
@@ -169,7 +173,7 @@ class _Table:
         return chosen
 
     def recall_elsewhere(self, plan: Plan) -> float:
-        """The recall of a plan on the questions that chose nothing."""
+        """The recall of a plan on the questions that only confirm."""
         others = ~self._chooses
         return float(self._shares(plan, others).mean()) if others.any() else 0.0
 
@@ -199,7 +203,10 @@ class _Table:
         """Whether a plan reaches a recall beyond doubt, and its recall, where plans are chosen."""
         shares = self._shares(plan, self._chooses)
         doubt = _CONFIDENCE * shares.std() / len(shares) ** 0.5
-        return bool(shares.mean() - doubt >= target), float(shares.mean())
+        reaches = bool(shares.mean() - doubt >= target)
+        if reaches and not self._chooses.all():
+            reaches = self.recall_elsewhere(plan) >= target
+        return reaches, float(shares.mean())
 
     def _shares(self, plan: Plan, which: NDArray[np.bool_]) -> NDArray[np.float64]:
         """The share of each question's neighbours that a plan finds."""

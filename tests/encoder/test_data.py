@@ -187,6 +187,48 @@ def test_a_restored_stream_goes_on_as_the_first(
     assert content(take(first, 20)) == content(take(third, 20))
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The sun is hot. Is it? A leaf is green!", ["The sun is hot.", "A leaf is green!"]),
+        ("Yes. No.", ["Yes. No."]),
+        ("no end to it at all", ["no end to it at all"]),
+        ("v. 1.5 of it.\n\nThen came v. 2.", ["1.5 of it.", "Then came v."]),
+    ],
+)
+def test_a_text_is_cut_into_its_sentences(text: str, expected: list[str]) -> None:
+    assert data.sentences(text) == expected
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_share_of_the_texts_comes_in_sentences(
+    tokenizer: Tokenizer, tmp_path: Path, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "POOL_ROWS", 8)
+    texts = [f"The sun {n} is hot. A leaf {n} is green." for n in range(8)]
+    rows: list[object] = [{"text": text} for text in texts]
+    path = write_jsonl(tmp_path / "text.jsonl", rows)
+    first = stream(tokenizer, path, sentence_share=share, batch_tokens=40)
+    pool: list[str] = []
+    while len("".join(pool).replace(" ", "")) < len("".join(texts).replace(" ", "")):
+        pool += [text.string for (column,) in take(first, 1) for text in [*column]]
+    whole = [text for text in pool if text in texts]
+    assert len(whole) == 8 * (1 - share)
+    assert sorted(pool) == sorted(
+        [*whole, *(part for text in texts if text not in whole for part in data.sentences(text))]
+    )
+    again = stream(tokenizer, path, sentence_share=share, batch_tokens=40)
+    again.restore(first.state())
+    assert content(take(first, 9)) == content(take(again, 9))
+
+
+def test_pairs_are_not_cut(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    row = {"query": "Is it hot? It is hot.", "positive": "The sun is hot. A leaf is green."}
+    path = write_jsonl(tmp_path / "pairs.jsonl", [row])
+    ((queries, positives),) = take(stream(tokenizer, path, sentence_share=1.0), 1)
+    assert (queries[0].string, positives[0].string) == (row["query"], row["positive"])
+
+
 def test_a_place_in_other_data_is_refused(
     tokenizer: Tokenizer, texts: Path, tmp_path: Path
 ) -> None:
