@@ -34,7 +34,7 @@ const Products &active_products(Precision precision) {
     }
 }
 
-ScanFunction active_scan(Precision precision) {
+ScanFunction active_scan([[maybe_unused]] Precision precision) {
 #if defined(__x86_64__) || defined(__i386__)
     if (precision != Precision::fp32 && active_level() == Level::avx512 && has_avx512_bf16()) {
         return ssd_scan_avx512bf16;

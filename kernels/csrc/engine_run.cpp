@@ -210,7 +210,7 @@ void run_shared(std::size_t count, int threads, OpenTexts &texts, const Task &ta
     std::mutex mutex;
     std::exception_ptr failure;  // an exception must not leave a thread
     run_tasks(count, static_cast<std::size_t>(threads), [&](std::size_t i, std::size_t) {
-        const FlushDenormals guard;
+        [[maybe_unused]] const FlushDenormals guard;
         try {
             task(i);
         } catch (const Abandoned &) {
@@ -333,7 +333,7 @@ void Engine::encode_alternating(const Batch &batch, int threads, float *out,
     std::mutex mutex;
     std::exception_ptr failure;
     run_tasks(units.size(), static_cast<std::size_t>(threads), [&](std::size_t i, std::size_t) {
-        const FlushDenormals guard;
+        [[maybe_unused]] const FlushDenormals guard;
         try {
             std::unique_ptr<Workspace> work = take_workspace(profile);
             encode_unit(batch, units[i].first, units[i].second, *work, out);
@@ -424,7 +424,7 @@ Stream::~Stream() = default;
 
 void Stream::read(TextState &state, const std::int32_t *ids, const Piece &piece, std::size_t bands,
                   Workspace &work) const {
-    const FlushDenormals guard;
+    [[maybe_unused]] const FlushDenormals guard;
     const Tile tile{piece.rows, {piece}};
     OneText carrier(state);
     engine_.embed(ids, piece.rows, work.residual.data());
