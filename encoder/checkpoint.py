@@ -144,8 +144,10 @@ def expected_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
         shapes |= {f"blocks.{i}.{name}": shape for name, shape in block.items()}
     shapes["final_norm.weight"] = (d,)
     shapes["pooling.query"] = (len(config.dims), d)
-    heads = zip(config.band_widths, config.head_inputs, strict=True)
-    shapes |= {f"heads.{b}.weight": shape for b, shape in enumerate(heads)}
+    widths = config.band_widths
+    shapes |= {f"heads.{b}.weight": (width, config.d_model) for b, width in enumerate(widths)}
+    whole = config.dims[-1]
+    shapes |= {f"completion.{b}.weight": (widths[b], whole) for b in config.completed}
     return shapes
 
 

@@ -14,6 +14,7 @@ from adaptive_search.errors import DimensionError, QueryError, WeightsError
 from adaptive_search.json_text import parse_json
 
 DIRECTIONS = ("causal", "alternating")
+TRAINED_BANDS = 2  # that are never completed
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class EncoderConfig:
     # Share of the squared length that each prefix carries; the last is 1.
     prefix_energy: tuple[float, ...] = (0.35, 0.50, 0.65, 0.80, 0.86, 0.92, 1.0)
     granularities: tuple[int, ...] = (1, 2, 4, 8)  # divisors of the inner width
-    wide_heads: int = 0  # first bands whose heads read the pooled states of all bands
+    completed_bands: int = 0  # after the first two: what maps make of all bands as trained
 
     def __post_init__(self) -> None:
         """Refuse a shape that no weights can have."""
@@ -48,7 +49,7 @@ class EncoderConfig:
             for name, value in dataclasses.asdict(self).items()
             if isinstance(value, int)
         }
-        wide_heads = sizes.pop("wide_heads")
+        completed = sizes.pop("completed_bands")
         bad = [f"{name}={value}" for name, value in sizes.items() if value < 1]
         if bad:
             raise WeightsError(f"encoder config: {', '.join(bad)} must be at least 1")
@@ -73,10 +74,10 @@ class EncoderConfig:
                 f"encoder config: prefix_energy={energy} must rise to 1, one value for each of "
                 f"the {len(self.dims)} dims"
             )
-        if not 0 <= wide_heads <= len(self.dims):
+        if completed and not 0 <= completed <= len(self.dims) - TRAINED_BANDS:
             raise WeightsError(
-                f"encoder config: wide_heads={wide_heads} must be from 0 to the {len(self.dims)} "
-                "bands"
+                f"encoder config: completed_bands={completed} must be from 0 to what there is "
+                f"after the first {TRAINED_BANDS} of {len(self.dims)} bands"
             )
         divides = [g >= 1 and not (self.nheads % g or self.d_mlp % g) for g in self.granularities]
         if not divides or not all(divides):
@@ -112,14 +113,13 @@ class EncoderConfig:
         return tuple(math.sqrt(b - a) for a, b in zip((0.0, *energy), energy, strict=False))
 
     @property
-    def head_inputs(self) -> tuple[int, ...]:
-        """What each band's head reads: d_model numbers, or those of all bands side by side."""
-        wide, bands = self.wide_heads, len(self.dims)
-        return (bands * self.d_model,) * wide + (self.d_model,) * (bands - wide)
+    def completed(self) -> range:
+        """Numbers of the bands that are completed."""
+        return range(TRAINED_BANDS, TRAINED_BANDS + self.completed_bands)
 
     def pooled_bands(self, bands: int) -> int:
-        """Bands whose pooled states the heads of the first `bands` read."""
-        return len(self.dims) if self.wide_heads else bands
+        """Bands whose heads are needed for the first `bands`."""
+        return len(self.dims) if self.completed_bands and bands > TRAINED_BANDS else bands
 
     def bands_of(self, dim: int) -> int:
         """Number of bands in the prefix of `dim` coordinates.

@@ -94,9 +94,10 @@ class MatMambaEncoder(nn.Module):
         self.pooling = nn.ParameterDict(
             {"query": nn.Parameter(torch.zeros(len(config.dims), config.d_model))}
         )
-        self.heads = nn.ModuleList(
-            nn.Linear(inputs, width, bias=False)
-            for inputs, width in zip(config.head_inputs, config.band_widths, strict=True)
+        widths = config.band_widths
+        self.heads = nn.ModuleList(nn.Linear(config.d_model, width, bias=False) for width in widths)
+        self.completion = nn.ModuleDict(
+            {str(b): nn.Linear(config.dims[-1], widths[b], bias=False) for b in config.completed}
         )
         for block in self.blocks:
             assert isinstance(block, Block)  # for the type checker: ModuleList forgets it
@@ -163,15 +164,20 @@ class MatMambaEncoder(nn.Module):
 
     def project(self, pooled: Tensor) -> Tensor:
         """Pooled states (batch, bands, d_model) through the heads; see `embed`."""
-        wide = self.config.wide_heads
-        inputs = [pooled.flatten(1) if i < wide else pooled[:, i] for i in range(len(self.heads))]
-        bands = [
-            F.normalize(head(state).float(), dim=-1) * weight
-            for head, state, weight in zip(
-                self.heads, inputs, self.config.band_weights, strict=True
-            )
+        bands = self.trained_bands(pooled)
+        whole = torch.cat(bands, dim=-1)
+        for band, head in self.completion.items():
+            bands[int(band)] = F.normalize(head(whole).float(), dim=-1)
+        weighted = zip(bands, self.config.band_weights, strict=True)
+        return torch.cat([band * weight for band, weight in weighted], dim=-1)
+
+    def trained_bands(self, pooled: Tensor) -> list[Tensor]:
+        """What the heads make of pooled states: (batch, width) of unit length for each band."""
+        states = pooled.unbind(1)
+        return [
+            F.normalize(head(state).float(), dim=-1)
+            for head, state in zip(self.heads, states, strict=True)
         ]
-        return torch.cat(bands, dim=-1)
 
     def forward(self, ids: Tensor, lengths: Tensor, granularity: Granularity = 1) -> Tensor:
         """Vectors of a padded batch; see `hidden` and `embed`."""

@@ -117,9 +117,7 @@ class Objective(nn.Module):
         for layer in self._layer_maps():
             layer.weight.copy_(directions)
             layer.bias.zero_()
-        # All bands pool alike at first, so what a wide head reads are copies of one state.
-        weights = (weight.cpu() for weight in self.model.heads.parameters())
-        heads = torch.cat([weight.unflatten(1, (-1, d_model)).sum(1) for weight in weights])
+        heads = torch.cat([weight.cpu() for weight in self.model.heads.parameters()])
         pooled = directions @ torch.linalg.pinv(heads)
         self.maps["pooled"].weight.copy_(pooled)  # type: ignore[operator]
 

@@ -199,18 +199,23 @@ class _Encoder(_Graph):
 
     def _project(self, pooled: str, bands: int) -> str:
         """Each band's head at the band's length, which makes prefixes of unit length."""
-        energy = self._config.prefix_energy[bands - 1]
-        whole = self.apply("Flatten", pooled) if self._config.wide_heads else ""
-        parts = []
+        config, parts = self._config, []
+        for b in range(config.pooled_bands(bands)):
+            state = self.apply("Gather", pooled, self.constant(np.array(b)), axis=1)
+            parts.append(self._unit_head(state, f"heads.{b}.weight"))
+        if completed := [b for b in config.completed if b < bands]:
+            whole = self.apply("Concat", *parts, axis=-1)
+            for b in completed:
+                parts[b] = self._unit_head(whole, f"completion.{b}.weight")
         for b in range(bands):
-            own = self.apply("Gather", pooled, self.constant(np.array(b)), axis=1)
-            state = whole if b < self._config.wide_heads else own
-            band = self.linear(state, self._tensors[f"heads.{b}.weight"])
-            length = self.apply("ReduceL2", band, axes=[-1], keepdims=1)
-            unit = self.apply("Div", band, self.apply("Max", length, self.constant(1e-12)))
-            weight = self._config.band_weights[b] / math.sqrt(energy)
-            parts.append(self.apply("Mul", unit, self.constant(weight)))
-        return str(self.apply("Concat", *parts, axis=-1))
+            weight = config.band_weights[b] / math.sqrt(config.prefix_energy[bands - 1])
+            parts[b] = self.apply("Mul", parts[b], self.constant(weight))
+        return str(self.apply("Concat", *parts[:bands], axis=-1))
+
+    def _unit_head(self, state: str, name: str) -> str:
+        band = self.linear(state, self._tensors[name])
+        length = self.apply("ReduceL2", band, axes=[-1], keepdims=1)
+        return str(self.apply("Div", band, self.apply("Max", length, self.constant(1e-12))))
 
 
 def _scan_body() -> onnx.GraphProto:

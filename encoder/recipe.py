@@ -135,8 +135,8 @@ class Recipe:
         checkpoint_steps: steps from one checkpoint to the next.
         development_steps: steps from one measurement on held-out pairs to the next; 0 for
             none.
-        principal_bands: first bands that take the principal directions of the trained vectors
-            when these are exported; 0 exports all heads as they were trained.
+        complete: solve the bands after the first two, up to the teacher's width, when the weights
+            are exported, so that texts are as alike as to the teacher.
     """
 
     stages: tuple[Stage, ...]
@@ -150,7 +150,7 @@ class Recipe:
     precision: str = "bfloat16"
     checkpoint_steps: int = 100
     development_steps: int = 0
-    principal_bands: int = 0
+    complete: bool = False
 
     def __post_init__(self) -> None:
         """Refuse numbers that no run can have."""
@@ -160,15 +160,6 @@ class Recipe:
             raise TrainingError(f"recipe: average={self.average} must be below 1")
         _check_choice("precision", self.precision, PRECISIONS)
         _check_choice("table", self.table, TABLES)
-        self._check_principal_bands()
-
-    def _check_principal_bands(self) -> None:
-        bands, config = self.principal_bands, self.config
-        if bands > len(config.dims) or (bands and config.dims[bands - 1] > config.d_model):
-            raise TrainingError(
-                f"recipe: principal_bands={bands} must be bands of the encoder, of at most "
-                f"d_model={config.d_model} dims together"
-            )
 
     def to_json(self) -> str:
         """The recipe as JSON."""

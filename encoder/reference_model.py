@@ -58,12 +58,16 @@ def _encode_text(
     h = ops.rms_norm(x, tensors["final_norm.weight"], config.norm_eps)
     logits = ops.linear(h, tensors["pooling.query"])  # (T, bands)
     pooled = ops.softmax_pool(h, logits, np.array([0, len(h)]))[0]  # (bands, d_model)
-    bands = []
-    for b, length in enumerate(config.band_weights):
-        state = pooled.ravel() if b < config.wide_heads else pooled[b]
-        band = tensors[f"heads.{b}.weight"] @ state
-        bands.append(length * band / max(float(np.linalg.norm(band)), 1e-12))
-    return np.concatenate(bands)
+    bands = [_unit(tensors[f"heads.{b}.weight"] @ state) for b, state in enumerate(pooled)]
+    whole = np.concatenate(bands)
+    for b in config.completed:
+        bands[b] = _unit(tensors[f"completion.{b}.weight"] @ whole)
+    weighted = zip(bands, config.band_weights, strict=True)
+    return np.concatenate([band * weight for band, weight in weighted])
+
+
+def _unit(band: Array) -> Array:
+    return band / max(float(np.linalg.norm(band)), 1e-12)
 
 
 def _mix(config: EncoderConfig, block: Mapping[str, Array], u: Array, heads: int) -> Array:

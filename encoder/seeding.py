@@ -125,7 +125,7 @@ def _seed_heads(model: MatMambaEncoder, read: int) -> None:
     """Let the bands hold the first `read` directions, in order, and then all of them, turned."""
     width, start = model.config.d_model, 0
     generator = torch.Generator().manual_seed(0)
-    for index, (head, band) in enumerate(zip(model.heads, model.config.band_widths, strict=True)):
+    for head, band in zip(model.heads, model.config.band_widths, strict=True):
         weight = torch.zeros(band, width)
         if start + band <= width:
             weight[:, start : start + band] = torch.eye(band)
@@ -135,7 +135,5 @@ def _seed_heads(model: MatMambaEncoder, read: int) -> None:
             turn = torch.linalg.qr(torch.randn(side, side, generator=generator)).Q
             weight = turn[:band, :width].contiguous()
         weight[:, read:] = 0
-        own = index * width if index < model.config.wide_heads else 0
-        head.weight.zero_()  # type: ignore[operator]
-        head.weight[:, own : own + width] = weight  # type: ignore[index,operator]
+        head.weight.copy_(weight)  # type: ignore[operator]
         start += band

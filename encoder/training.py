@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from adaptive_search.encoder import checkpoint, development, principal, seeding
+from adaptive_search.encoder import checkpoint, completion, development, seeding
 from adaptive_search.encoder.config import EncoderConfig
 from adaptive_search.encoder.data import COLUMNS, Text, TokenStream, find_files
 from adaptive_search.encoder.model import MatMambaEncoder
@@ -34,6 +34,8 @@ from adaptive_search.errors import TrainingError, WeightsError
 STATE = "state.safetensors"
 FIT_BATCHES = 25  # of as many tokens, by which trained weights are compared with the teacher
 SURVEY = Stage(steps=1, batch_tokens=4096, max_tokens=64)
+COMPLETION = Stage(steps=1, batch_tokens=4096, max_tokens=256, sentence_share=0.5)
+COMPLETION_BATCHES = 200  # of each kind of data
 
 # What a damaged or foreign state file raises.
 _UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError)
@@ -185,16 +187,16 @@ class Trainer:
     def export(self, directory: Path) -> None:
         """Write the averaged weights, int8, as a directory that the encoder loads."""
         config, state = self.recipe.config, self.average.state()
-        if self.recipe.principal_bands:
-            model = MatMambaEncoder(config).to(self.workers.device)
+        if self.recipe.complete:
+            model = MatMambaEncoder(config).to(self.workers.device).eval()
             model.load_state_dict(state)
-            surveys = (self._survey(kind, self.recipe.survey_batches) for kind in self.files)
+            surveys = (self._survey(kind, COMPLETION_BATCHES, COMPLETION) for kind in self.files)
             batches = itertools.chain.from_iterable(surveys)
             texts = [text for columns in batches for column in columns for text in column]
-            config, heads = principal.turn_heads(
-                model, texts, self.recipe.principal_bands, self.recipe.group_tokens
+            config, maps = completion.complete(
+                model, self.objective.teacher, texts, self.recipe.group_tokens
             )
-            state = state | heads
+            state = state | maps
         tensors = {k: v.float().cpu().numpy() for k, v in state.items()}
         checkpoint.save(directory, config, self.tokenizer_json, checkpoint.quantize_rows(tensors))
 
@@ -272,9 +274,11 @@ class Trainer:
 
     # -- start, save, resume -----------------------------------------------
 
-    def _survey(self, kind: str, batches: int) -> Iterator[tuple[list[Text], ...]]:
+    def _survey(
+        self, kind: str, batches: int, stage: Stage = SURVEY
+    ) -> Iterator[tuple[list[Text], ...]]:
         """The first batches of texts, or of pairs."""
-        return itertools.islice(self._stream(SURVEY, kind), batches)
+        return itertools.islice(self._stream(stage, kind), batches)
 
     def _sample(self, batches: int) -> list[Text]:
         """Texts, or else positives, from the beginning of the data."""

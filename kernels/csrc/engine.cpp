@@ -67,11 +67,16 @@ Engine::Engine(const EngineConfig &config, const Tensors &tensors, Precision pre
     queries_ = {*floats_, arena_, {take(tensors, "pooling.query", {bands, d})},
                 bands, d};
     for (std::size_t b = 0; b < bands; ++b) {
-        const std::size_t width = config.band_widths[b];
-        const std::size_t inputs = config.head_inputs(b);
         const std::string name = "heads." + std::to_string(b) + ".weight";
-        heads_.emplace_back(*products_, arena_, take_rows(tensors, name, {width, inputs}), width,
-                            inputs);
+        const std::size_t width = config.band_widths[b];
+        heads_.emplace_back(*products_, arena_, take_rows(tensors, name, {width, d}), width, d);
+    }
+    for (std::size_t b = 0, whole = dim(bands); b < bands; ++b) {
+        if (!config.is_completed(b)) continue;
+        const std::string name = "completion." + std::to_string(b) + ".weight";
+        const std::size_t width = config.band_widths[b];
+        completion_.emplace_back(*products_, arena_, take_rows(tensors, name, {width, whole}),
+                                 width, whole);
     }
 }
 

@@ -20,16 +20,17 @@ struct EngineConfig {
     bool alternating;                      // odd blocks read right to left
     std::vector<std::size_t> band_widths;  // coordinates of each band
     std::vector<float> band_weights;       // length of each band
-    std::size_t wide_heads;                // first bands whose heads read all pooled states
+    std::size_t completed_bands;           // after kTrainedBands: maps of all bands as trained
+
+    static constexpr std::size_t kTrainedBands = 2;
 
     std::size_t nheads() const { return d_inner / headdim; }
-    // What the head of a band reads: its own pooled state, or those of all bands side by side.
-    std::size_t head_inputs(std::size_t band) const {
-        return band < wide_heads ? band_widths.size() * d_model : d_model;
+    bool is_completed(std::size_t band) const {
+        return band >= kTrainedBands && band < kTrainedBands + completed_bands;
     }
-    // Bands whose pooled states the heads of the first `bands` read.
+    // Bands whose heads are needed for the first `bands`.
     std::size_t pooled_bands(std::size_t bands) const {
-        return wide_heads > 0 ? band_widths.size() : bands;
+        return completed_bands > 0 && bands > kTrainedBands ? band_widths.size() : bands;
     }
 };
 
@@ -129,7 +130,7 @@ class Engine {
     std::vector<Block> blocks_;
     std::vector<float> final_norm_;
     PackedLinear queries_;
-    std::vector<PackedLinear> heads_;
+    std::vector<PackedLinear> heads_, completion_;
     std::unique_ptr<Memory> memory_;
 };
 

@@ -77,11 +77,13 @@ void read_bands(const nb::dict &config, EngineConfig &result) {
         last_dim = dims[i];
         last_energy = energy[i];
     }
-    const auto wide = config_value<long long>(config, "wide_heads");
-    if (wide < 0 || static_cast<std::size_t>(wide) > dims.size()) {
-        throw std::invalid_argument("engine config: wide_heads must be a number of bands");
+    const auto completed = config_value<long long>(config, "completed_bands");
+    const auto most = static_cast<long long>(dims.size()) -
+                      static_cast<long long>(EngineConfig::kTrainedBands);
+    if (completed != 0 && (completed < 0 || completed > most)) {
+        throw std::invalid_argument("engine config: completed_bands must be a number of bands");
     }
-    result.wide_heads = static_cast<std::size_t>(wide);
+    result.completed_bands = static_cast<std::size_t>(completed);
 }
 
 EngineConfig read_config(const nb::dict &config) {

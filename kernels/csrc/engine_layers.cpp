@@ -19,6 +19,28 @@ constexpr double kTooLong = 1e60;
 
 std::ptrdiff_t stride(std::size_t n) { return static_cast<std::ptrdiff_t>(n); }
 
+// Most that a head reads.
+std::size_t head_inputs(const EngineConfig &c) {
+    std::size_t whole = 0;
+    for (const std::size_t width : c.band_widths) whole += width;
+    return std::max(c.d_model, c.completed_bands > 0 ? whole : 0);
+}
+
+// Scales rows of n values, `stride` apart, to one length.
+void set_lengths(float *rows, std::size_t count, std::size_t n, std::size_t stride, float length) {
+    for (std::size_t i = 0; i < count; ++i) {
+        float *row = rows + i * stride;
+        double squares = 0.0;
+        for (std::size_t c = 0; c < n; ++c) squares += double{row[c]} * row[c];
+        if (!(squares > 0.0 && squares < kTooLong)) {
+            throw WeightsDamaged(
+                "the weights give a vector that is zero, not finite or far too long; they are damaged");
+        }
+        const auto scale = static_cast<float>(length / std::sqrt(squares));
+        for (std::size_t c = 0; c < n; ++c) row[c] *= scale;
+    }
+}
+
 }  // namespace
 
 void Carry::copy(const Carry &other) {
@@ -46,7 +68,7 @@ void TextState::copy(const TextState &other) {
 Workspace::Workspace(const EngineConfig &c, std::size_t panel)
     : BCdt_stride(round_up(2 * c.d_state + round_up(c.nheads(), kPanelMost), kPanelMost)),
       residual(kTile * c.d_model),
-      operand(operand_space(kTile, std::max({c.head_inputs(0), c.d_inner, c.d_mlp}))),
+      operand(operand_space(kTile, std::max({head_inputs(c), c.d_inner, c.d_mlp}))),
       z(kTile * std::max(c.d_inner, c.d_mlp)),
       x(kTile * std::max(c.d_inner, c.d_mlp)),
       BCdt(kTile * BCdt_stride),
@@ -179,29 +201,39 @@ void Engine::pool(const float *rows, const Piece &piece, std::size_t bands, Pool
                            {bands, d, state.peak.data(), state.total.data(), state.pooled.data()});
 }
 
-// work.vectors = each band's head of work.pooled, scaled to the band's fixed length.
+// work.vectors = each band's head of work.pooled, scaled to the band's fixed length; a completed
+// band is a map of all bands so made, of length 1.
 void Engine::project(std::size_t texts, std::size_t bands, Workspace &work) const {
     const std::size_t d = config_.d_model, width = dim(bands);
-    const std::ptrdiff_t pooled_stride = stride(config_.pooled_bands(bands) * d);
+    const std::size_t pooled = config_.pooled_bands(bands), whole = dim(pooled);
+    const bool completes = config_.completed_bands > 0 && bands > EngineConfig::kTrainedBands;
     work.vectors.reserve(texts * width);
-    float *out = work.vectors.data();
-    for (std::size_t b = 0; b < bands; out += config_.band_widths[b++]) {
+    if (completes) work.trained.reserve(texts * whole);
+    float *out = completes ? work.trained.data() : work.vectors.data();
+    for (std::size_t b = 0; b < pooled; out += config_.band_widths[b++]) {
+        const Operand state = products_->plain({work.pooled.data() + b * d, stride(pooled * d)},
+                                               texts, d, work.operand.data());
         const std::size_t n = config_.band_widths[b];
-        const float *state = work.pooled.data() + (b < config_.wide_heads ? 0 : b * d);
-        const Operand pooled = products_->plain({state, pooled_stride}, texts,
-                                                config_.head_inputs(b), work.operand.data());
-        heads_[b].apply(pooled, n, out, stride(width));
-        for (std::size_t i = 0; i < texts; ++i) {
-            float *band = out + i * width;
-            double squares = 0.0;
-            for (std::size_t c = 0; c < n; ++c) squares += double{band[c]} * band[c];
-            if (!(squares > 0.0 && squares < kTooLong)) {
-                throw WeightsDamaged(
-                    "the weights give a vector that is zero, not finite or far too long; they are damaged");
+        heads_[b].apply(state, n, out, stride(whole));
+        set_lengths(out, texts, n, whole, completes ? 1.0f : config_.band_weights[b]);
+    }
+    if (!completes) return;
+    const float *trained = work.trained.data();
+    const Operand all =
+        products_->plain({trained, stride(whole)}, texts, whole, work.operand.data());
+    out = work.vectors.data();
+    for (std::size_t b = 0; b < bands; b++) {
+        const std::size_t n = config_.band_widths[b];
+        if (config_.is_completed(b)) {
+            completion_[b - EngineConfig::kTrainedBands].apply(all, n, out, stride(width));
+        } else {
+            for (std::size_t i = 0; i < texts; ++i) {
+                std::copy_n(trained + i * whole, n, out + i * width);
             }
-            const auto scale = static_cast<float>(config_.band_weights[b] / std::sqrt(squares));
-            for (std::size_t c = 0; c < n; ++c) band[c] *= scale;
         }
+        set_lengths(out, texts, n, width, config_.band_weights[b]);
+        out += n;
+        trained += n;
     }
 }
 

@@ -85,6 +85,7 @@ struct Workspace {
     Carry carry;     // of texts that need none of their own
     PoolState pool;  // likewise
     Buffer pooled;   // (texts that end in a tile, bands, d_model)
+    Buffer trained;  // (texts that end in a tile, dim of all bands), where some are completed
     Buffer vectors;  // (texts that end in a tile, dim)
     Profile *profile = nullptr;
 

@@ -31,10 +31,10 @@ def test_band_weights_add_up_to_the_prefix_energies() -> None:
     assert sum(config.band_widths) == config.dims[-1]
 
 
-def test_wide_heads_read_what_all_bands_pooled() -> None:
-    config = EncoderConfig(wide_heads=2)
-    assert config.head_inputs == (7 * 384, 7 * 384, 384, 384, 384, 384, 384)
-    assert [config.pooled_bands(bands) for bands in (1, 7)] == [7, 7]
+def test_completed_bands_need_all_heads() -> None:
+    config = EncoderConfig(completed_bands=2)
+    assert list(config.completed) == [2, 3]
+    assert [config.pooled_bands(bands) for bands in (1, 2, 3, 7)] == [1, 2, 7, 7]
     assert [EncoderConfig().pooled_bands(bands) for bands in (1, 7)] == [1, 7]
 
 
@@ -110,8 +110,8 @@ def test_fields_left_out_have_their_defaults() -> None:
         ("prefix_energy", (0.4, 0.5, 0.61, 0.74, 0.8, 0.8, 1.0)),
         ("prefix_energy", (0.4, 0.5, 0.61, 0.74, 0.8, 0.86, 0.9)),
         ("prefix_energy", (0.4, math.nan, 0.61, 0.74, 0.8, 0.86, 1.0)),
-        ("wide_heads", -1),
-        ("wide_heads", 8),
+        ("completed_bands", -1),
+        ("completed_bands", 6),
         ("granularities", ()),
         ("granularities", (1, 0)),
         ("granularities", (1, -2)),

@@ -19,19 +19,21 @@ Tensors = dict[str, NDArray[np.float32]]
 LENGTHS = [1, 2, 5, 40]
 
 
-@pytest.mark.parametrize(("direction", "wide"), [("causal", 0), ("alternating", 0), ("causal", 2)])
+@pytest.mark.parametrize(
+    ("direction", "completed"), [("causal", 0), ("alternating", 0), ("causal", 1)]
+)
 @pytest.mark.parametrize(("heads", "dim"), [((8, 8), 32), ((2, 2), 16), ((5, 1), 8)])
 def test_equal_to_the_model_at_any_batch_and_length(
     config: EncoderConfig,
     random_tensors: Callable[[EncoderConfig], Tensors],
     direction: str,
-    wide: int,
+    completed: int,
     heads: tuple[int, ...],
     dim: int,
 ) -> None:
     from adaptive_search.encoder import onnx_graph
 
-    config = dataclasses.replace(config, direction=direction, wide_heads=wide)
+    config = dataclasses.replace(config, direction=direction, completed_bands=completed)
     tensors = random_tensors(config)
     model = onnx_graph.build(config, tensors, heads, dim)
     onnx.checker.check_model(model, full_check=True)

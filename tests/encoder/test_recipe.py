@@ -84,8 +84,7 @@ STAGE = {"steps": 3, "batch_tokens": 64}
         {"stages": [STAGE | {"learning_rate": float("nan")}]},
         {"stages": [STAGE], "checkpoint_steps": 0},
         {"stages": [STAGE], "survey_batches": 0},
-        {"stages": [STAGE], "principal_bands": 8},
-        {"stages": [STAGE], "principal_bands": 4},  # 512 dims of 384
+        {"stages": [STAGE], "complete": 1},
         {"stages": [STAGE], "seed": "lucky"},
         {"stages": [STAGE], "seed": -1},
         {"stages": [STAGE], "teacher": "x"},
