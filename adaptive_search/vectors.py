@@ -65,11 +65,13 @@ class VectorBatch:
 
     def only(self, rows: Sequence[int]) -> VectorBatch:
         """Some of the rows."""
-        ids, texts, metadata, hashes = (
-            [column[row] for row in rows]
-            for column in (self.ids, self.texts, self.metadata, self.hashes)
+        return VectorBatch(
+            [self.ids[row] for row in rows],
+            [self.texts[row] for row in rows],
+            [self.metadata[row] for row in rows],
+            [self.hashes[row] for row in rows],
+            self.vectors[rows],
         )
-        return VectorBatch(ids, texts, metadata, hashes, self.vectors[rows])
 
 
 class VectorChecker:

@@ -101,7 +101,8 @@ def _least_squares(squares: Tensor, products: Tensor) -> Tensor:
     """The map W (d, width) to the teacher's vectors, scaled to a mean square length of 1."""
     ridge = RIDGE * squares.diagonal().mean() * torch.eye(len(squares)).to(squares)
     solution = torch.linalg.solve(squares + ridge, products)
-    return solution / (solution * (squares @ solution)).sum().sqrt()
+    length: Tensor = (solution * (squares @ solution)).sum().sqrt()
+    return solution / length
 
 
 def _complement(

@@ -59,10 +59,9 @@ def teacher_of(model: MatMambaEncoder, width: int, *, shares_tokens: bool = Fals
     generator = torch.Generator().manual_seed(7)
     turn = torch.randn(model.config.dims[-1], width, generator=generator)
 
-    @torch.no_grad()
     def vectors(texts: Sequence[Text]) -> Tensor:
         found = torch.cat(model.trained_bands(pooled_states(model, texts)), dim=1) @ turn
-        return torch.nn.functional.normalize(found, dim=1)
+        return torch.nn.functional.normalize(found, dim=1).detach()
 
     def states_of(ids: Tensor, lengths: Tensor) -> Any:
         rows = zip(ids.numpy(), lengths.tolist(), strict=True)
