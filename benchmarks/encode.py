@@ -285,14 +285,21 @@ def check_heads(weights: checkpoint.Checkpoint, engine: native.Engine) -> None:
     config = weights.config
     exact = checkpoint.dequantize(weights.tensors)
     state = np.random.default_rng(0).standard_normal((1, config.d_model)).astype(np.float32)
-    parts = []
-    for band, length in enumerate(config.band_weights):
-        weight = exact[f"heads.{band}.weight"].astype(np.float64)
-        part = weight @ np.tile(state[0], weight.shape[1] // config.d_model)
-        parts.append(length * part / np.linalg.norm(part))
-    cosine = float(np.sum(engine.project(state, len(config.dims), 1) * np.concatenate(parts)))
+    parts = [_unit_product(exact[f"heads.{b}.weight"], state[0]) for b in range(len(config.dims))]
+    whole = np.concatenate(parts)
+    for band in config.completed:
+        parts[band] = _unit_product(exact[f"completion.{band}.weight"], whole)
+    weighted = zip(parts, config.band_weights, strict=True)
+    expected = np.concatenate([part * weight for part, weight in weighted])
+    cosine = float(np.sum(engine.project(state, len(config.dims), 1) * expected))
     if cosine < LEAST_COSINE["int8"]:
         raise SystemExit(f"the heads have cosine {cosine:.6f} to the reference")
+
+
+def _unit_product(weight: NDArray[np.float32], state: NDArray[Any]) -> NDArray[np.float64]:
+    product = weight.astype(np.float64) @ state
+    unit: NDArray[np.float64] = product / np.linalg.norm(product)
+    return unit
 
 
 def measure_heads(

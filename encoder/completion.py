@@ -101,8 +101,8 @@ def _least_squares(squares: Tensor, products: Tensor) -> Tensor:
     """The map W (d, width) to the teacher's vectors, scaled to a mean square length of 1."""
     ridge = RIDGE * squares.diagonal().mean() * torch.eye(len(squares)).to(squares)
     solution = torch.linalg.solve(squares + ridge, products)
-    length: Tensor = (solution * (squares @ solution)).sum().sqrt()
-    return solution / length
+    scaled: Tensor = solution / (solution * (squares @ solution)).sum().sqrt()
+    return scaled
 
 
 def _complement(
