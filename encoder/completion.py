@@ -44,7 +44,7 @@ def complete(
 
     Returns:
         The config, with the number of these bands and the share of energy that each band has now;
-        and the maps, by name. Nothing changes where the first two bands have the teacher's width.
+        and the maps, by name. Nothing changes where the first two bands lack nothing.
     """
     config = model.config
     begins = (0, *config.dims[:-1])
@@ -59,6 +59,8 @@ def complete(
     maps, energies = _complement(squares, _least_squares(squares, products), first, sum(widths))
     shares = [float(energy.sum()) for energy in energies.split(widths)]
     kept = sum(share > _LEAST_ENERGY for share in shares)  # the strongest come first
+    if not kept:
+        return config, {}
     completed = {
         f"completion.{TRAINED_BANDS + number}.weight": part.float()
         for number, part in enumerate(maps.split(widths)[:kept])

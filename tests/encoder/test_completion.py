@@ -145,14 +145,20 @@ def test_a_teacher_that_says_less_than_the_bands_hold(
 ) -> None:
     """What is lacking may have fewer directions than a band has rows."""
     teacher = teacher_of(model, 30)
-    flat = torch.zeros(30)
-    flat[0] = 1.0
+    first = torch.eye(30)[0]
     stub = SimpleNamespace(
         width=30,
         shares_tokens=False,
-        vectors=lambda texts: flat.expand(len(texts), -1) * teacher.vectors(texts)[:, :1].sign(),
+        vectors=lambda texts: first.expand(len(texts), -1) * teacher.vectors(texts)[:, :1].sign(),
     )
     completed = completed_by(model, cast(Teacher, stub), texts)
-    vectors = completed.project(pooled_states(model, texts[:50]))
+    vectors = completed.project(pooled_states(model, texts[:50])).detach()
     assert torch.isfinite(vectors).all()
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(50))
+
+
+def test_nothing_changes_where_next_to_nothing_is_lacking(
+    model: MatMambaEncoder, texts: list[Text], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(completion, "_LEAST_ENERGY", 10.0)
+    assert completion.complete(model, teacher_of(model, 20), texts, 512) == (model.config, {})
