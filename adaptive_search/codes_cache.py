@@ -118,7 +118,12 @@ def _parse(data: NDArray[np.uint8], manifest: Manifest, plan: Plan) -> KeptCodes
 
 
 def _data_offset(dim: int, lists: int) -> int:
-    return -(-(FIXED_BYTES + 8 * dim + 4 * lists) // ALIGNMENT) * ALIGNMENT
+    return aligned(FIXED_BYTES + 8 * dim + 4 * lists)
+
+
+def aligned(size: int) -> int:
+    """Where codes begin in a file, behind so many bytes."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def _key(

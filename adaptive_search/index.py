@@ -523,8 +523,8 @@ class AdaptiveIndex:
         wanted = np.array(list(numbers), np.int64)
         at = np.searchsorted(starts, wanted, side="right") - 1
         places = list(zip(at.tolist(), (wanted - starts[at]).tolist(), strict=True))
-        for number, segment in enumerate(segments):
-            segment.fetch_chunks([row for place, row in places if place == number])
+        for number in set(at.tolist()):
+            segments[number].fetch_chunks([row for place, row in places if place == number])
         for place, row in places:
             yield from segments[place].chunks([row])
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_search.codes_cache import CODES, codes_parts, read_codes
+from adaptive_search.codes_cache import CODES, aligned, codes_parts, read_codes
 from adaptive_search.errors import QueryError
 from adaptive_search.indexes.flat import FunnelSegment
 from adaptive_search.indexes.funnel import Funnel
@@ -38,7 +38,6 @@ PLAN = "plan"  # the manifest attribute of the plan, as JSON
 # the rest, and each row's are written some eight times while an index grows.
 _CODED_SHARE = 0.875
 _ROUTER_BITS = 8
-_ALIGNMENT = 4096  # of codes in a file
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +217,7 @@ def read_lists(store: Store) -> KeptLists | None:
     data = map_checked(store.path / LISTS_FILE, key, store.manifest.committed_ns)
     list_rows = np.array([count])
     parts = [2 * count * width for width in widths] + [4 * widths[1]] * 2
-    start = _aligned(sum(parts))
+    start = aligned(sum(parts))
     if data is None or len(data) != start + codes_bytes(list_rows, widths[1], _ROUTER_BITS):
         return None
     centroids, means, centre, step, _ = np.split(data, np.cumsum(parts))
@@ -241,11 +240,7 @@ def _lists_data(lists: Lists) -> bytes:
     head = b"".join(
         part.tobytes() for part in (lists.centroids, lists.means, codes.centre, codes.step)
     )
-    return head.ljust(_aligned(len(head)), b"\0") + codes.data.tobytes()
-
-
-def _aligned(size: int) -> int:
-    return -(-size // _ALIGNMENT) * _ALIGNMENT
+    return head.ljust(aligned(len(head)), b"\0") + codes.data.tobytes()
 
 
 def funnel_segment(store: Store, segment: Segment) -> FunnelSegment:

@@ -137,7 +137,7 @@ def _squares(band: NDArray[np.float16]) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True, slots=True)
-class Documents:
+class BegunDocuments:
     """Documents that begin in some rows, one column after the other.
 
     A tuple for each of many would keep Python's garbage collector busy.
@@ -157,13 +157,13 @@ class Documents:
         at = bisect_left(self.rows, row)
         return at < len(self.rows) and self.rows[at] == row
 
-    def between(self, start: int, stop: int) -> Documents:
+    def between(self, start: int, stop: int) -> BegunDocuments:
         """Those that begin from row `start` to `stop`, counted from `start`."""
         some = slice(bisect_left(self.rows, start), bisect_left(self.rows, stop))
         rows = [row - start for row in self.rows[some]]
-        return Documents(rows, self.ids[some], self.paths[some], self.hashes[some])
+        return BegunDocuments(rows, self.ids[some], self.paths[some], self.hashes[some])
 
-    def extend(self, more: Documents, *, first_row: int) -> None:
+    def extend(self, more: BegunDocuments, *, first_row: int) -> None:
         """Append documents whose rows are counted from `first_row`."""
         self.rows.extend(row + first_row for row in more.rows)
         self.ids.extend(more.ids)
@@ -177,7 +177,7 @@ class Block:
 
     batch: pa.RecordBatch
     vectors: Vectors
-    documents: Documents  # that begin in it
+    documents: BegunDocuments  # that begin in it
 
 
 def make_block(
@@ -208,7 +208,7 @@ def make_block(
     for document_id, content_hash in zip(ids, of_documents, strict=True):
         if len(content_hash) != HASH_BYTES:
             raise ValueError(f"document {document_id!r} needs a content hash of {HASH_BYTES} bytes")
-    documents = Documents(starts, ids, [row.path for row in begun], of_documents)
+    documents = BegunDocuments(starts, ids, [row.path for row in begun], of_documents)
     columns: dict[str, Sequence[Any]] = {name: () for name in CHUNKS_SCHEMA.names}
     columns |= zip(Row._fields, zip(*rows, strict=True), strict=False)  # no columns of no rows
     return Block(_to_batch(columns), stored, documents)
@@ -234,7 +234,7 @@ def make_block_of_documents(
     names: dict[str, Sequence[Any]] = dict.fromkeys(CHUNKS_SCHEMA.names, zeros)
     names |= {"document_id": ids, "path": paths, "text": texts, "metadata": metadata}
     names |= {"content_hash": hashes, "line_start": ones, "line_end": ones}
-    documents = Documents(list(range(count)), list(ids), paths, list(hashes))
+    documents = BegunDocuments(list(range(count)), list(ids), paths, list(hashes))
     return Block(_to_batch(names), stored, documents)
 
 
@@ -301,7 +301,7 @@ class SegmentWriter:
         self._spec = spec
         self._io = io or StorageIO()
         self._tokens = 0
-        self._documents = Documents()
+        self._documents = BegunDocuments()
         self._last: Row | None = None
         self._waiting: list[pa.RecordBatch] = []
         self._io.mkdir(directory)
@@ -341,7 +341,7 @@ class SegmentWriter:
 
     def begin_document(self, document_id: str, path: str, content_hash: bytes, *, row: int) -> None:
         """Record that a document begins at a row that is appended next."""
-        begun = Documents([0], [document_id], [path], [content_hash])
+        begun = BegunDocuments([0], [document_id], [path], [content_hash])
         self._documents.extend(begun, first_row=row)
 
     def append_batch(self, batch: pa.RecordBatch, vectors: Vectors) -> None:
