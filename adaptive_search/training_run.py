@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,31 +72,48 @@ def run_training(
     if quiet or not trainer.workers.leads:
         trainer.train()
     else:
-        trainer.train(_Lines())
+        trainer.train(_Lines(trainer.recipe.config.dims))
     return run / "weights" if trainer.workers.leads else None
 
 
 class _Lines:
-    """A line of smoothed losses every so many steps."""
+    """Smoothed losses every so many steps: each in all, and at each dimension."""
 
-    def __init__(self) -> None:
-        self._losses: dict[str, float] = {}
+    def __init__(self, dims: Sequence[int]) -> None:
+        self._dims = " ".join(map(str, dims))
+        self._losses: dict[str, tuple[float, ...]] = {}
+        self._by_dim: dict[str, tuple[float, ...]] = {}
         self._begin = time.perf_counter()
 
     def __call__(self, progress: Progress) -> None:
-        for name, value in progress.losses.items():
-            before = self._losses.get(name, value)
-            self._losses[name] = SMOOTHING * before + (1 - SMOOTHING) * value
+        _smooth(self._losses, {name: (value,) for name, value in progress.losses.items()})
+        _smooth(self._by_dim, progress.losses_by_dim)
         if progress.step % REPORT_STEPS == 0 or progress.step == progress.steps:
-            losses = " ".join(f"{name} {value:.4f}" for name, value in self._losses.items())
             _say(
                 f"{time.perf_counter() - self._begin:.0f} s, stage {progress.stage}, step "
                 f"{progress.step}/{progress.steps}, {progress.tokens:,} tokens, "
-                f"{progress.tokens_per_second:,.0f}/s: {losses}"
+                f"{progress.tokens_per_second:,.0f}/s: {_row(self._losses, 4, ' ')}"
             )
+            if self._by_dim:
+                _say(f"  at {self._dims} dims: {_row(self._by_dim, 3, ', ')}")
         if progress.development:
             ranks = " ".join(f"{dim} {value:.4f}" for dim, value in progress.development.items())
             _say(f"held-out pairs, MRR@10 by dimension: {ranks}")
+
+
+def _smooth(known: dict[str, tuple[float, ...]], now: dict[str, tuple[float, ...]]) -> None:
+    for name, values in now.items():
+        before = known.get(name, values)
+        known[name] = tuple(
+            SMOOTHING * old + (1 - SMOOTHING) * new for old, new in zip(before, values, strict=True)
+        )
+
+
+def _row(losses: dict[str, tuple[float, ...]], digits: int, between: str) -> str:
+    return between.join(
+        " ".join([name, *(f"{value:.{digits}f}" for value in values)])
+        for name, values in losses.items()
+    )
 
 
 def _say(line: str) -> None:

@@ -62,6 +62,27 @@ class _Batch:
 
 
 @dataclass(frozen=True)
+class StepLosses:
+    """The losses of one batch.
+
+    Attributes:
+        parts: each loss times its weight.
+        by_dim: of those that are taken at every dimension, the value at each, without weights.
+    """
+
+    parts: dict[str, float]
+    by_dim: dict[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class _VectorLosses:
+    """The same, of a batch's vectors, while gradients are wanted of `parts`."""
+
+    parts: dict[str, Tensor]
+    by_dim: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
 class _View:
     """Some texts of a batch, as the student and the teacher see them.
 
@@ -170,7 +191,7 @@ class Objective(nn.Module):
 
     def backward(
         self, stage: Stage, step: int, columns: Sequence[Sequence[Text]], seed: Sequence[int]
-    ) -> dict[str, float]:
+    ) -> StepLosses:
         """Add the gradients of one batch to the parameters.
 
         Args:
@@ -178,38 +199,35 @@ class Objective(nn.Module):
             step: number of the step in its stage.
             columns: texts, or queries and their positives.
             seed: of the dropout; another one for every batch.
-
-        Returns:
-            Each loss, times its weight.
         """
         self._set_dropout(stage.dropout)
         batch = self._batch(stage, step, columns, seed)
         if stage.cached:
             return self._cached_backward(batch)
         views = [self._view(batch, number) for number in range(len(batch.groups))]
-        parts = self._vector_losses(batch, *_in_order(views))
-        parts |= self._view_losses(batch, views)
+        whole = self._vector_losses(batch, *_in_order(views))
+        parts = whole.parts | self._view_losses(batch, views)
         torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
-        return {name: float(part.detach()) for name, part in parts.items()}
+        return _step_losses(parts, whole.by_dim)
 
-    def _cached_backward(self, batch: _Batch) -> dict[str, float]:
+    def _cached_backward(self, batch: _Batch) -> StepLosses:
         """`backward` with the graph of one group at a time."""
         numbers = range(len(batch.groups))
         with torch.no_grad():
             vectors, teacher = _in_order([self._view(batch, number) for number in numbers])
         vectors.requires_grad_()
-        parts = self._vector_losses(batch, vectors, teacher)
-        torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
+        whole = self._vector_losses(batch, vectors, teacher)
+        torch.stack(list(whole.parts.values())).sum().backward()  # type: ignore[no-untyped-call]
         assert vectors.grad is not None
-        values = {name: float(part.detach()) for name, part in parts.items()}
+        parts = {name: part.detach() for name, part in whole.parts.items()}
         for number in numbers:
             view = self._view(batch, number)
             local = self._view_losses(batch, [view])
             through = (view.vectors * vectors.grad[view.rows]).sum()
             torch.stack([through, *local.values()]).sum().backward()  # type: ignore[no-untyped-call]
             for name, part in local.items():
-                values[name] = values.get(name, 0.0) + float(part.detach())
-        return values
+                parts[name] = parts.get(name, 0.0) + part.detach()
+        return _step_losses(parts, whole.by_dim)
 
     @torch.no_grad()
     def embed(self, texts: Sequence[Ids], granularity: int = 1) -> NDArray[np.float32]:
@@ -321,12 +339,12 @@ class Objective(nn.Module):
             parts["granularity"] = stage.granularity * 2 * narrow / len(texts)  # half are run
         return parts
 
-    def _vector_losses(self, batch: _Batch, vectors: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+    def _vector_losses(self, batch: _Batch, vectors: Tensor, teacher: Tensor) -> _VectorLosses:
         """Losses that need the whole batch, or each text's vector."""
         stage, queries, dims = batch.stage, batch.queries, self.config.dims
         shares = losses.dim_weights(len(dims), batch.step, stage.curriculum_steps)
         weights = vectors.new_tensor(shares)
-        parts = {}
+        parts, by_dim = {}, {}
         if stage.pooled or stage.squared:
             mapped = self.maps["pooled"](vectors)
             parts["pooled"] = stage.pooled * losses.cosine_distances(mapped, teacher).mean()
@@ -336,17 +354,16 @@ class Objective(nn.Module):
         if stage.bands:
             parts["bands"] = stage.bands * self._band_loss(vectors, teacher)
         if stage.relational:
-            each = losses.relational(vectors, teacher, dims, stage.temperature)
-            parts["relational"] = stage.relational * (weights * each).sum()
+            by_dim["relational"] = losses.relational(vectors, teacher, dims, stage.temperature)
         if stage.consistency:
-            each = losses.consistency(vectors, dims)
-            parts["consistency"] = stage.consistency * (weights * each).sum()
+            by_dim["consistency"] = losses.consistency(vectors, dims)
         if stage.contrastive and queries:
             q, p = vectors[:queries], vectors[queries:]
             skip = losses.find_false_negatives(teacher[:queries], teacher[queries:])
-            each = losses.contrastive(q, p, skip, dims, stage.temperature)
-            parts["contrastive"] = stage.contrastive * (weights * each).sum()
-        return parts
+            by_dim["contrastive"] = losses.contrastive(q, p, skip, dims, stage.temperature)
+        for name, each in by_dim.items():
+            parts[name] = getattr(stage, name) * (weights * each).sum()
+        return _VectorLosses(parts, by_dim)
 
     def _band_loss(self, vectors: Tensor, teacher: Tensor) -> Tensor:
         """Draw the bands within the teacher's rank to its principal directions."""
@@ -409,6 +426,13 @@ class Objective(nn.Module):
     def _autocast(self) -> torch.autocast:
         enabled = self._precision != torch.float32
         return torch.autocast(self.rotation.device.type, torch.bfloat16, enabled=enabled)
+
+
+def _step_losses(parts: dict[str, Tensor], by_dim: dict[str, Tensor]) -> StepLosses:
+    return StepLosses(
+        {name: float(part.detach()) for name, part in parts.items()},
+        {name: tuple(each.detach().tolist()) for name, each in by_dim.items()},
+    )
 
 
 def _in_one_frame(parts: Sequence[_Sliced]) -> list[_Sliced]:

@@ -52,6 +52,8 @@ class Progress:
         tokens: seen since the start, by all processes.
         tokens_per_second: of this step.
         losses: each loss times its weight.
+        losses_by_dim: of those that are taken at every dimension, the value at each, smallest
+            dimension first, without weights.
         development: MRR@10 of held-out pairs by dimension, when it was just measured.
     """
 
@@ -61,6 +63,7 @@ class Progress:
     tokens: int
     tokens_per_second: float
     losses: dict[str, float]
+    losses_by_dim: dict[str, tuple[float, ...]]
     development: dict[int, float] = field(default_factory=dict)
 
 
@@ -214,10 +217,10 @@ class Trainer:
             began = time.perf_counter()
             columns = self._draw(streams[self._kind(stage)])
             seed = (self.recipe.seed, self.stage, self.step, self.workers.rank)
-            values = self.objective.backward(stage, self.step, columns, seed)
+            losses = self.objective.backward(stage, self.step, columns, seed)
             self.workers.average_gradients(list(parameters.values()))
             norm = nn.utils.clip_grad_norm_(parameters.values(), 1.0)
-            if not (math.isfinite(sum(values.values())) and torch.isfinite(norm)):
+            if not (math.isfinite(sum(losses.parts.values())) and torch.isfinite(norm)):
                 raise TrainingError(
                     f"the loss of stage {self.stage} step {self.step}, or its gradient, is not "
                     f"finite; the last checkpoint is in {self.run}. Lower learning_rate and resume"
@@ -230,9 +233,9 @@ class Trainer:
             seconds = time.perf_counter() - began
             if self.step % self.recipe.checkpoint_steps == 0 or self.step == stage.steps:
                 self._save(optimizers, streams)
-            place = (self.stage, self.step, stage.steps, self.tokens)
+            place = (self.stage, self.step, stage.steps, self.tokens, tokens / seconds)
             reached = self._develop(stage, held_out)
-            report(Progress(*place, tokens / seconds, values, reached))
+            report(Progress(*place, losses.parts, losses.by_dim, reached))
         self._pools = {kind: stream.next_pool for kind, stream in streams.items()}
 
     def _kind(self, stage: Stage) -> str:

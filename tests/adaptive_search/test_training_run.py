@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,10 @@ def test_pairs_make_weights(folder: Path, tiny_teacher_dir: Path, tiny_weights_d
     assert result.exit_code == 0, result.stderr
     assert (result.exit_code, result.stdout) == (0, f"{folder / 'run' / 'weights'}\n")
     assert "stage 0, step 4/4" in result.stderr and "contrastive" in result.stderr
+    by_dim = re.search(
+        r"^  at ([\d ]+) dims: relational([ \d.]+), contrastive", result.stderr, re.M
+    )
+    assert by_dim and len(by_dim[1].split()) == len(by_dim[2].split()) > 1
     trained = checkpoint.load(folder / "run" / "weights")
     assert trained.fingerprint != checkpoint.load(tiny_weights_dir).fingerprint
     assert np.isfinite(Encoder.load(folder / "run" / "weights", threads=1).encode("sun")).all()

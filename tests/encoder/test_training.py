@@ -150,6 +150,25 @@ def test_steps_report_what_they_did(make_trainer: MakeTrainer, recipe: Recipe) -
     assert steps[-1].losses.keys() == texts | {"contrastive", "granularity"}
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_steps_report_the_loss_at_each_dimension(
+    make_trainer: MakeTrainer, recipe: Recipe, cached: bool
+) -> None:
+    stage = dataclasses.replace(recipe.stages[1], cached=cached, curriculum_steps=0)
+    steps = run(make_trainer(dataclasses.replace(recipe, stages=(stage,))))
+    kinds = {name for p in steps for name in p.losses_by_dim}
+    assert kinds == {"relational", "consistency", "contrastive"}
+    for p in steps:
+        for name, each in p.losses_by_dim.items():
+            assert len(each) == len(recipe.config.dims)
+            want = getattr(stage, name) * float(
+                np.mean(each)
+            )  # without a curriculum all weigh alike
+            assert p.losses[name] == pytest.approx(want, rel=1e-4, abs=1e-6)
+        # The full vector is what the others are to agree with.
+        assert p.losses_by_dim["consistency"][-1] == 0 < p.losses_by_dim["consistency"][0]
+
+
 @pytest.mark.parametrize("table", ["inputs", "outputs"])
 def test_states_between_layers_are_drawn_to_the_teachers(
     make_trainer: MakeTrainer, recipe: Recipe, table: str
@@ -470,7 +489,7 @@ def test_dropout_follows_the_seed(make_trainer: MakeTrainer, recipe: Recipe) -> 
     block.mixer.out_proj.weight.data.normal_()
     batch = next(trainer._stream(stage, "texts"))
     once, again, other = (
-        trainer.objective.backward(stage, 0, batch, seed)["pooled"]
+        trainer.objective.backward(stage, 0, batch, seed).parts["pooled"]
         for seed in ((0, 1, 2, 0), (0, 1, 2, 0), (0, 1, 2, 1))
     )
     assert once == again != other
@@ -520,7 +539,7 @@ def test_long_texts_are_drawn_to_the_mean_of_their_parts(
             torch.testing.assert_close(layer[start : start + len(inner)], inner)
             start += len(inner)
     joined = dataclasses.replace(recipe.stages[1], layers=1.0, long_share=1.0, long_tokens=60)
-    found = trainer.objective.backward(joined, 0, (texts,), (0, 0, 0, 0))
+    found = trainer.objective.backward(joined, 0, (texts,), (0, 0, 0, 0)).parts
     assert math.isfinite(found["layers"]) and found["layers"] > 0 and found["token"] > 0
 
 
