@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--recall", type=float, nargs="+", default=[0.95, 0.98, 0.99])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peers", nargs="*", default=["faiss-flat"], help=f"of {', '.join(PEERS)}")
+    parser.add_argument("--peers", nargs="*", choices=["all", *PEERS], default=["faiss-flat"])
     parser.add_argument("--json", type=Path, help="write the figures and the machine here")
     parser.add_argument("--plot", type=Path, help="draw the fronts here, as SVG")
     args = parser.parse_args()
