@@ -76,7 +76,7 @@ class StepLosses:
 
 @dataclass(frozen=True)
 class _VectorLosses:
-    """The same, of a batch's vectors, while gradients are wanted of `parts`."""
+    """`StepLosses` of those losses that are taken of whole vectors, as tensors with gradients."""
 
     parts: dict[str, Tensor]
     by_dim: dict[str, Tensor]
@@ -199,6 +199,9 @@ class Objective(nn.Module):
             step: number of the step in its stage.
             columns: texts, or queries and their positives.
             seed: of the dropout; another one for every batch.
+
+        Returns:
+            What the losses are.
         """
         self._set_dropout(stage.dropout)
         batch = self._batch(stage, step, columns, seed)
@@ -354,15 +357,19 @@ class Objective(nn.Module):
         if stage.bands:
             parts["bands"] = stage.bands * self._band_loss(vectors, teacher)
         if stage.relational:
-            by_dim["relational"] = losses.relational(vectors, teacher, dims, stage.temperature)
+            each = losses.relational(vectors, teacher, dims, stage.temperature)
+            parts["relational"] = stage.relational * (weights * each).sum()
+            by_dim["relational"] = each
         if stage.consistency:
-            by_dim["consistency"] = losses.consistency(vectors, dims)
+            each = losses.consistency(vectors, dims)
+            parts["consistency"] = stage.consistency * (weights * each).sum()
+            by_dim["consistency"] = each
         if stage.contrastive and queries:
             q, p = vectors[:queries], vectors[queries:]
             skip = losses.find_false_negatives(teacher[:queries], teacher[queries:])
-            by_dim["contrastive"] = losses.contrastive(q, p, skip, dims, stage.temperature)
-        for name, each in by_dim.items():
-            parts[name] = getattr(stage, name) * (weights * each).sum()
+            each = losses.contrastive(q, p, skip, dims, stage.temperature)
+            parts["contrastive"] = stage.contrastive * (weights * each).sum()
+            by_dim["contrastive"] = each
         return _VectorLosses(parts, by_dim)
 
     def _band_loss(self, vectors: Tensor, teacher: Tensor) -> Tensor:

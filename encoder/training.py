@@ -233,9 +233,9 @@ class Trainer:
             seconds = time.perf_counter() - began
             if self.step % self.recipe.checkpoint_steps == 0 or self.step == stage.steps:
                 self._save(optimizers, streams)
-            place = (self.stage, self.step, stage.steps, self.tokens, tokens / seconds)
+            place = (self.stage, self.step, stage.steps, self.tokens)
             reached = self._develop(stage, held_out)
-            report(Progress(*place, losses.parts, losses.by_dim, reached))
+            report(Progress(*place, tokens / seconds, losses.parts, losses.by_dim, reached))
         self._pools = {kind: stream.next_pool for kind, stream in streams.items()}
 
     def _kind(self, stage: Stage) -> str:
