@@ -407,6 +407,16 @@ def test_one_row_trains(make_trainer: MakeTrainer, recipe: Recipe, tmp_path: Pat
     assert not any(p.development for p in steps)  # nothing to hold out
 
 
+def test_pairs_that_come_twice_do_not_repel_each_other(
+    make_trainer: MakeTrainer, recipe: Recipe, tmp_path: Path
+) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"query": "sun", "positive": "light"}\n' * 9, encoding="utf-8")
+    steps = run(make_trainer(recipe, texts=None, pairs=pairs))
+    contrastive = [p.losses_by_dim["contrastive"] for p in steps]
+    assert len(contrastive) == 10 and not np.any(contrastive)  # the others are no negatives
+
+
 def test_training_goes_on_from_weights(
     make_trainer: MakeTrainer, recipe: Recipe, folder: Path
 ) -> None:
